@@ -1,0 +1,219 @@
+"""The server put together: the only place where concrete classes are constructed, started and ended, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+from headwaiter_proto.v1 import bundle_pb2
+
+from headwaiter_server.config import ServerSettings, split_address
+from headwaiter_server.errors import BundleError, ConfigError, DrainingError
+from headwaiter_server.generation.lane import GenerationLane
+from headwaiter_server.generation.running import IterationFacts
+from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
+from headwaiter_server.lifecycle.load import Loader
+from headwaiter_server.lifecycle.repository import find_bundles
+from headwaiter_server.log import get_logger
+from headwaiter_server.metrics import Metrics, MetricsEndpoint
+from headwaiter_server.model.contract import GenerationModel
+from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
+from headwaiter_server.pipeline import Pipeline
+from headwaiter_server.rpc.edge import Edge
+from headwaiter_server.rpc.inference import SERVICE_NAME, InferenceService
+from headwaiter_server.rpc.server import WHOLE_SERVER, GrpcServer
+from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission
+from headwaiter_server.scheduling.dispatcher import Dispatcher
+from headwaiter_server.scheduling.policy import Budget, FairShares
+
+_log = get_logger(__name__)
+
+# A worker that comes back from onnxruntime waits at most this long for the interpreter lock; the default of 5 ms is
+# longer than many runs.
+_SWITCH_INTERVAL_SECONDS = 0.0005
+# After the drain, what gRPC may take to send the last answers.
+_LAST_ANSWERS_SECONDS = 1.0
+_THREADS_PER_RUN = 1
+
+
+class _LaneMetrics:
+    """Records a lane's iterations under its model's name."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+
+    def iteration_finished(self, facts: IterationFacts) -> None:
+        """See `Observer`."""
+        self._metrics.run_finished(self._model, seconds=facts.seconds, rows=facts.rows, tokens=facts.tokens)
+
+    def failed(self, error: BaseException) -> None:
+        """Log and count what the engine raised."""
+        _log.error("engine_failed", model=self._model, exc_info=error)
+        self._metrics.engine_failed(self._model)
+
+
+class Server:
+    """A whole server. `start`, `drain`, `close`, in this order and once; `close` also when `start` has failed."""
+
+    def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Put the parts together. Needs a running event loop, starts nothing.
+
+        Args:
+            settings: The settings.
+            clock: The scheduler's clock.
+        """
+        self._settings = settings
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_calls, settings.max_call_bytes)
+        self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
+        self._shares = FairShares()
+        self._catalog = Catalog()
+        self._tasks: set[asyncio.Task[None]] = set()
+        edge = Edge(self.admission, self.metrics, clock)
+        service = InferenceService(Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts))
+        self._grpc = GrpcServer(
+            [service.handlers(edge)],
+            [SERVICE_NAME],
+            max_message_bytes=settings.max_message_bytes,
+            max_streams=settings.max_streams,
+        )
+        self._metrics_endpoint: MetricsEndpoint | None = None
+        self.grpc_addresses: list[str] = []
+        self.metrics_address = ""
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models that serve."""
+        return self._catalog.all()
+
+    async def start(self) -> None:
+        """Load the models, then listen.
+
+        Raises:
+            BundleError: A model failed to load.
+            ConfigError: An address cannot be had.
+        """
+        sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+        self.metrics.build(version("headwaiter"), RUNTIME_VERSION)
+        self.metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", self._waiting)
+        self.metrics.watch("headwaiter_running_texts", "Texts in running batches.", self._running)
+        self._listen_for_metrics()
+        self._load_models()
+        self.grpc_addresses = [self._grpc.listen(address) for address in self._settings.listen]
+        await self._grpc.start()
+        for model in self.models:
+            await self._grpc.set_serving(model.name, serving=True)
+        await self._grpc.set_serving(WHOLE_SERVER, serving=True)
+
+    async def drain(self) -> None:
+        """Turn callers away without failing one.
+
+        NOT_SERVING, but calls are taken for the lame-duck time; then calls are refused, and those held are finished, up
+        to a deadline.
+        """
+        settings = self._settings
+        _log.info("draining", calls=self.admission.calls, lame_duck_seconds=settings.lame_duck_seconds)
+        await self._grpc.leave()
+        await asyncio.sleep(settings.lame_duck_seconds)
+        self.admission.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.admission.drained(), settings.drain_seconds)
+
+    async def close(self) -> None:
+        """End. What is still held is failed loudly; then the listeners go, then the workers, the metrics last."""
+        if self.admission.calls:
+            _log.warning("drain_deadline_passed", calls=self.admission.calls)
+            self.dispatcher.fail_all(DrainingError("the server has shut down", RETRY_SECONDS))
+        await self._grpc.stop(_LAST_ANSWERS_SECONDS)
+        self.dispatcher.close()
+        if self._metrics_endpoint is not None:
+            self._metrics_endpoint.close()
+        _log.info("stopped")
+
+    def _load_models(self) -> None:
+        settings = self._settings
+        loader = Loader(
+            open_graph=lambda name, graph: OnnxGraph.load(name, graph, _THREADS_PER_RUN), open_lane=self._open_lane
+        )
+        locations = find_bundles(settings.models)
+        if unknown := sorted(settings.variant.keys() - {location.name for location in locations}):
+            raise ConfigError(f"--variant names no model of {settings.models}: {', '.join(unknown)}")
+        for location in locations:
+            try:
+                model = loader.load(location, settings.variant.get(location.name, "fp32"))
+            except BundleError as error:
+                if not settings.allow_partial:
+                    raise BundleError(f"model {location.name!r} failed to load: {error}") from error
+                _log.error("model_failed", model=location.name, version=location.version, reason=str(error))
+                continue
+            self._catalog.add(model)
+            self.metrics.model_loaded(
+                model.name,
+                str(model.version),
+                model.variant,
+                bundle_pb2.Task.Name(model.manifest.task).removeprefix("TASK_").lower(),
+                model.manifest.architecture,
+            )
+
+    def _open_lane(self, name: str, model: GenerationModel) -> GenerationLane:
+        observer = _LaneMetrics(self.metrics, name)
+        lane = GenerationLane(
+            model,
+            budget=Budget(self._settings.max_batch_rows, self._settings.max_batch_tokens),
+            workers=self.dispatcher.workers,
+            batching=self._settings.batching,
+            shares=self._shares,
+            clock=self.dispatcher.clock,
+            observer=observer,
+            on_failure=observer.failed,
+        )
+        self.dispatcher.add_lane(lane)
+        return lane
+
+    def _listen_for_metrics(self) -> None:
+        host, port = split_address(self._settings.metrics_listen)
+        try:
+            self._metrics_endpoint = self.metrics.serve(host, port)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {self._settings.metrics_listen}: {error.strerror}") from error
+        shown = f"[{host}]" if ":" in host else host
+        self.metrics_address = f"{shown}:{self._metrics_endpoint.port}"
+
+    def _on_crash(self) -> None:
+        """The scheduler has a bug and has stopped: let nobody route calls here."""
+        task = asyncio.get_running_loop().create_task(self._grpc.leave())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _waiting(self) -> dict[str, float]:
+        return {model.name: float(model.lane.waiting) for model in self.models}
+
+    def _running(self) -> dict[str, float]:
+        return {model.name: float(model.lane.running) for model in self.models}
+
+
+async def serve(settings: ServerSettings, stop: asyncio.Event, announce: Callable[[Server], None]) -> None:
+    """Run a server until it is told to stop.
+
+    Args:
+        settings: The settings; ports may be 0, so that tests never collide.
+        stop: Set it to end the server in order.
+        announce: Called once with the server when every model is ready.
+
+    Raises:
+        BundleError: A model failed to load.
+        ConfigError: A setting cannot be met.
+    """
+    server = Server(settings)
+    try:
+        await server.start()
+        announce(server)
+        await stop.wait()
+        await server.drain()
+    finally:
+        await server.close()

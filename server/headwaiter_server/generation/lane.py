@@ -1,0 +1,181 @@
+"""One generating model's waiting texts and running batches, as the dispatcher sees them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from headwaiter_server.config import Batching
+from headwaiter_server.errors import HeadwaiterError
+from headwaiter_server.generation.running import IterationFacts, Outcome, RunningBatch
+from headwaiter_server.generation.sequence import GenerationEntry
+from headwaiter_server.model.contract import GenerationModel
+from headwaiter_server.scheduling.policy import (
+    Backlog,
+    Budget,
+    FairShares,
+    Rank,
+    effective_deadline,
+    promoted,
+)
+
+# Below this, splitting what waits between idle workers costs more than it gains: small steps are inefficient.
+_SMALLEST_SHARE = 4
+
+
+class Observer(Protocol):
+    """Who is told of each iteration."""
+
+    def iteration_finished(self, facts: IterationFacts) -> None:
+        """One iteration has ended well."""
+        ...
+
+
+class Iteration:
+    """One step of a running batch, with those who join for it; implements `Run`."""
+
+    def __init__(
+        self, lane: GenerationLane, batch: RunningBatch, newcomers: list[GenerationEntry], number: int
+    ) -> None:
+        self._lane = lane
+        self._batch = batch
+        self._newcomers = newcomers
+        self._number = number
+        self._outcome: Outcome | None = None
+
+    def execute(self) -> None:
+        """Do the step; see `Run`."""
+        self._outcome = self._batch.iterate(self._newcomers, self._number)
+
+    def settle(self) -> None:
+        """Answer whoever is done; see `Run`."""
+        outcome = cast("Outcome", self._outcome)
+        self._batch.in_flight = False
+        for sequence in outcome.finished:
+            sequence.entry.resolve(sequence.result(outcome.now))
+        for entry, failure in outcome.failed:
+            self._lane.on_failure(failure.__cause__ or failure)
+            entry.fail(failure)
+        self._lane.observer.iteration_finished(outcome.facts)
+
+    def fail(self, error: HeadwaiterError) -> None:
+        """Fail everybody and give up the batch, whose state may be lost; see `Run`."""
+        finished = self._outcome.finished if self._outcome else []
+        for entry in (*self._newcomers, *(each.entry for each in (*self._batch.sequences, *finished))):
+            entry.fail(error)
+        self._lane.replace(self._batch)
+
+
+class GenerationLane:
+    """Keeps as many running batches as there are workers; implements `Lane`."""
+
+    def __init__(
+        self,
+        model: GenerationModel,
+        *,
+        budget: Budget,
+        workers: int,
+        batching: Batching,
+        shares: FairShares,
+        clock: Callable[[], float],
+        observer: Observer,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """Set up empty batches.
+
+        Args:
+            model: The model.
+            budget: Rows of a running batch, and source tokens that may join it in one iteration.
+            workers: Workers that may run this model at one time.
+            batching: "auto" lets texts join between steps; "fifo" fills a batch only when it is empty; "none" decodes
+                one text at a time.
+            shares: Fair shares over all models.
+            clock: The scheduler's clock.
+            observer: Told of each iteration.
+            on_failure: Told of what the engine raised.
+        """
+        self._model = model
+        self._budget = Budget(1, budget.tokens) if batching == "none" else budget
+        self._joins_running = batching == "auto"
+        self._clock = clock
+        self._shares = shares
+        self._backlog = Backlog(shares)
+        self._batches = [RunningBatch(model, clock) for _ in range(workers)]
+        self._numbers = itertools.count(1)
+        self.on_failure = on_failure
+        self.observer = observer
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for their first run."""
+        return len(self._backlog)
+
+    @property
+    def running(self) -> int:
+        """Texts in running batches."""
+        return sum(len(batch.sequences) for batch in self._batches)
+
+    def submit(self, entries: list[GenerationEntry]) -> None:
+        """Queue the texts of a call. The dispatcher must be woken afterwards."""
+        for entry in entries:
+            self._backlog.push(entry)
+
+    def rank(self, now: float) -> Rank | None:
+        """See `Lane`: the most urgent of those that wait for a free place and those that are being generated."""
+        ranks = [self._running_rank(batch, now) for batch in self._batches if batch.sequences and not batch.in_flight]
+        if any(self._room(batch) for batch in self._batches) and (waiting := self._backlog.rank(now)):
+            ranks.append(waiting)
+        return min(ranks, default=None)
+
+    def take(self, now: float, idle_workers: int) -> Iteration | None:
+        """See `Lane`: the next iteration of the batch that has waited longest for one."""
+        idle = [batch for batch in self._batches if not batch.in_flight]
+        waiting = len(self._backlog)
+        # Batches with work come first, in the order in which they last ran; then, for newcomers, an empty one.
+        batch = next((each for each in idle if each.sequences), None)
+        if batch is None or (waiting and not self._room(batch)):
+            batch = next((each for each in idle if self._room(each)), batch)
+        if batch is None:
+            return None
+        share = max(_SMALLEST_SHARE, -(-waiting // idle_workers))
+        rows = min(self._room(batch), share)
+        newcomers = self._backlog.take(now, Budget(rows, self._budget.tokens)) if rows else []
+        for sequence in batch.sequences:
+            sequence.entry.call.dead(now)  # answers it if its deadline has passed; the iteration drops its row
+        if not newcomers and not batch.sequences:
+            return None
+        batch.in_flight = True
+        self._batches.remove(batch)
+        self._batches.append(batch)
+        return Iteration(self, batch, newcomers, next(self._numbers))
+
+    def fail_all(self, error: HeadwaiterError) -> None:
+        """See `Lane`."""
+        for entry in self._backlog.clear():
+            entry.fail(error)
+        for batch in self._batches:
+            for sequence in batch.sequences:
+                sequence.entry.fail(error)
+
+    def replace(self, batch: RunningBatch) -> None:
+        """Put an empty batch in the place of one whose state is lost."""
+        self._batches[self._batches.index(batch)] = RunningBatch(self._model, self._clock)
+
+    def _room(self, batch: RunningBatch) -> int:
+        """Rows that may join a batch now."""
+        if batch.in_flight or (batch.sequences and not self._joins_running):
+            return 0
+        return self._budget.rows - len(batch.sequences)
+
+    def _running_rank(self, batch: RunningBatch, now: float) -> Rank:
+        """Rank of the most urgent sequence, as if it were waiting; between steps it is."""
+        return min(
+            (
+                promoted(sequence.entry.call.terms, now),
+                self._shares.served(sequence.entry.call.terms.fairness_key),
+                effective_deadline(sequence.entry.call.terms),
+                sequence.entry.order,
+            )
+            for sequence in batch.sequences
+        )

@@ -1,0 +1,73 @@
+"""The models that are loaded, by name and version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headwaiter_proto.v1 import bundle_pb2
+
+from headwaiter_server.errors import UnknownModelError
+from headwaiter_server.generation.lane import GenerationLane
+from headwaiter_server.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that answers calls.
+
+    Attributes:
+        name: As requests name it.
+        version: Its version.
+        variant: Which variant of its weights serves.
+        manifest: Its bundle's manifest.
+        tokenizer: Its tokenizer.
+        lane: Where its texts wait and run.
+    """
+
+    name: str
+    version: int
+    variant: str
+    manifest: bundle_pb2.Manifest
+    tokenizer: TextTokenizer
+    lane: GenerationLane
+
+
+class Catalog:
+    """Finds models for requests."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[int, ServedModel]] = {}
+
+    def add(self, model: ServedModel) -> None:
+        """Let a model be found."""
+        self._models.setdefault(model.name, {})[model.version] = model
+
+    def all(self) -> list[ServedModel]:
+        """Every model, by name, then version."""
+        return [self._models[name][version] for name in sorted(self._models) for version in sorted(self._models[name])]
+
+    def find(self, name: str, version: int) -> ServedModel:
+        """The model that a request asks for.
+
+        Args:
+            name: Its name; empty when the server holds exactly one.
+            version: Its version; 0 for the highest.
+
+        Raises:
+            UnknownModelError: There is none; the message names those that exist.
+        """
+        if not name:
+            if len(self._models) != 1:
+                raise UnknownModelError(f"name a model: this server holds {self._names()}")
+            (name,) = self._models
+        versions = self._models.get(name)
+        if versions is None:
+            raise UnknownModelError(f"no model {name[:100]!r}: this server holds {self._names()}")
+        version = version or max(versions)
+        if version not in versions:
+            known = ", ".join(map(str, sorted(versions)))
+            raise UnknownModelError(f"no version {version} of model {name!r}: this server holds {known}")
+        return versions[version]
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self._models)) or "none"

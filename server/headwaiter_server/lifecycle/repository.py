@@ -1,0 +1,53 @@
+"""The model repository on disk: `models/NAME/VERSION/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwaiter_server.errors import BundleError
+
+
+@dataclass(frozen=True)
+class BundleLocation:
+    """Where a bundle lies.
+
+    Attributes:
+        name: Of the model.
+        version: Of the model.
+        folder: The bundle.
+    """
+
+    name: str
+    version: int
+    folder: Path
+
+
+def find_bundles(repository: Path) -> list[BundleLocation]:
+    """The highest version of every model in a repository, by name.
+
+    Folders that start with a dot are left alone: exports are written there before they are renamed into place.
+
+    Raises:
+        BundleError: It is no folder, or holds no model.
+    """
+    if not repository.is_dir():
+        raise BundleError(f"{repository} is not a folder; headwaiter-export writes models into one")
+    locations = []
+    for folder in sorted(repository.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        versions = [int(each.name) for each in folder.iterdir() if each.is_dir() and _is_version(each.name)]
+        if not versions:
+            raise BundleError(f"{folder} holds no version: expected a folder named by a positive number, such as 1")
+        version = max(versions)
+        locations.append(BundleLocation(folder.name, version, folder / str(version)))
+    if not locations:
+        raise BundleError(
+            f"{repository} holds no model: expected NAME/VERSION folders, as headwaiter-export writes them"
+        )
+    return locations
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name == str(int(name)) and int(name) > 0

@@ -1,0 +1,1 @@
+"""Models as the rest of the server sees them, and the one file that runs onnxruntime."""

@@ -1,0 +1,52 @@
+"""onnxruntime. No other file imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import onnxruntime
+
+from headwaiter_server.errors import BundleError
+from headwaiter_server.model.contract import Array, FloatArray
+
+RUNTIME_VERSION: str = onnxruntime.__version__
+
+_FATAL_ONLY = 4
+
+
+class OnnxGraph:
+    """A graph in an onnxruntime session on the CPU."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.inputs = [each.name for each in session.get_inputs()]
+        self.outputs = [each.name for each in session.get_outputs()]
+
+    @classmethod
+    def load(cls, name: str, graph: bytes, threads: int) -> OnnxGraph:
+        """Build a session.
+
+        Args:
+            name: For error messages.
+            graph: The bytes of the ONNX file.
+            threads: Threads that one run uses.
+
+        Raises:
+            BundleError: onnxruntime refuses the graph.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads that spin would take the processor from the other workers and from gRPC.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = _FATAL_ONLY
+        try:
+            return cls(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
+        except Exception as error:
+            # onnxruntime has a class for each of its status codes, and only RuntimeError's ancestors in common.
+            raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
+        """Compute the named outputs; see `Graph`."""
+        return cast("list[FloatArray]", self._session.run(outputs, feeds))

@@ -1,0 +1,1 @@
+"""gRPC: the only package, besides `app`, that knows of it."""

@@ -1,0 +1,98 @@
+"""The one table from errors to gRPC statuses, with the details that clients act on."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from headwaiter_server.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    OverloadedError,
+    RequestError,
+    UnknownModelError,
+)
+from headwaiter_server.log import get_logger
+
+_log = get_logger(__name__)
+
+_CODES: dict[type[RequestError], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownModelError: grpc.StatusCode.NOT_FOUND,
+    MessageTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    OverloadedError: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    EngineError: grpc.StatusCode.INTERNAL,
+}
+
+DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# gRPC retry design (gRFC A6): a negative push-back tells the client not to retry.
+DO_NOT_RETRY = "-1"
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A gRPC status as it goes onto the wire.
+
+    Attributes:
+        code: The status code.
+        message: For a person.
+        trailers: Trailing metadata: google.rpc.Status with details, retry push-back.
+    """
+
+    code: grpc.StatusCode
+    message: str
+    trailers: Metadata
+
+
+def status_of(error: Exception) -> Status:
+    """The status that answers a call which ended with an error.
+
+    What was raised on purpose keeps its message. Anything else is logged whole under an opaque id, and the caller gets
+    the id.
+    """
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
+    if code is None or code is grpc.StatusCode.INTERNAL:
+        return _masked(error)
+    message = str(error)
+    trailers: Metadata = ((DETAILS_KEY, _details(code, message, error)),)
+    if isinstance(error, OverloadedError):
+        wait = error.retry_after_seconds
+        trailers = (*trailers, (PUSHBACK_KEY, DO_NOT_RETRY if math.isinf(wait) else str(round(wait * 1000))))
+    return Status(code, message, trailers)
+
+
+def _masked(error: Exception) -> Status:
+    error_id = secrets.token_hex(8)
+    _log.error("internal_error", error_id=error_id, exc_info=error)
+    return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}", ())
+
+
+def _details(code: grpc.StatusCode, message: str, error: Exception) -> bytes:
+    details: list[Message] = []
+    if isinstance(error, InvalidRequestError):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, OverloadedError) and math.isfinite(error.retry_after_seconds):
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
+        details.append(info)
+    packed = []
+    for detail in details:
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    number: int = code.value[0]
+    serialized: bytes = status_pb2.Status(code=number, message=message, details=packed).SerializeToString()
+    return serialized

@@ -1,0 +1,1 @@
+"""What waits, in which order it runs, and on which worker."""

@@ -1,0 +1,88 @@
+"""Who may come in. Decided at once, before a message is parsed: admission never waits."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from headwaiter_server.errors import DrainingError, QueueFullError
+
+# Long enough for a queue to move or for a client to find another server, short enough to be worth the wait.
+RETRY_SECONDS = 0.1
+
+
+class Permit:
+    """A place in the server, held from before a call is parsed until its answer is out.
+
+    Use it as a context manager. Functions that do a call's work take one, so that forgetting admission does not run.
+    """
+
+    __slots__ = ("_admission", "size_bytes")
+
+    def __init__(self, admission: Admission, size_bytes: int) -> None:
+        self._admission = admission
+        self.size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.release(self)
+
+
+class Admission:
+    """Counts calls and their bytes, and knows whether the server still takes any."""
+
+    def __init__(self, max_calls: int, max_bytes: int) -> None:
+        """Set the bounds.
+
+        Args:
+            max_calls: Most calls held at once.
+            max_bytes: Most bytes of their messages.
+        """
+        self._max_calls = max_calls
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.calls = 0
+
+    def admit(self, size_bytes: int) -> Permit:
+        """Take a call in.
+
+        Args:
+            size_bytes: Size of its message.
+
+        Raises:
+            DrainingError: The server is shutting down.
+            QueueFullError: A bound is reached.
+        """
+        if self._draining:
+            raise DrainingError("the server is shutting down", RETRY_SECONDS)
+        if self.calls >= self._max_calls:
+            raise QueueFullError(f"{self._max_calls} calls are waiting already", RETRY_SECONDS)
+        if self._bytes + size_bytes > self._max_bytes and self.calls:
+            raise QueueFullError(f"{self._max_bytes} bytes of calls are waiting already", RETRY_SECONDS)
+        self.calls += 1
+        self._bytes += size_bytes
+        self._empty.clear()
+        return Permit(self, size_bytes)
+
+    def release(self, permit: Permit) -> None:
+        """Give a permit back; `Permit` does that itself."""
+        self.calls -= 1
+        self._bytes -= permit.size_bytes
+        if not self.calls:
+            self._empty.set()
+
+    def close(self) -> None:
+        """Refuse every further call."""
+        self._draining = True
+
+    async def drained(self) -> None:
+        """Wait until no call is held."""
+        await self._empty.wait()

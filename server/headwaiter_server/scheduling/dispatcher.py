@@ -1,0 +1,168 @@
+"""Brings waiting work and idle workers together: the one loop that every task of every model goes through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from headwaiter_server.errors import EngineError, HeadwaiterError
+from headwaiter_server.log import get_logger
+from headwaiter_server.scheduling.policy import Rank
+
+_log = get_logger(__name__)
+
+
+class Run(Protocol):
+    """One piece of work for a worker: a batch, or one step of a batch of generations."""
+
+    def execute(self) -> None:
+        """Do the work. Called on a worker thread; what it raises fails the whole run."""
+        ...
+
+    def settle(self) -> None:
+        """Hand out the results. Called on the event loop after `execute` has returned."""
+        ...
+
+    def fail(self, error: HeadwaiterError) -> None:
+        """Answer everybody in the run with an error. Called on the event loop when a method above has raised."""
+        ...
+
+
+class Lane(Protocol):
+    """One model's source of runs. All methods are called on the event loop."""
+
+    def rank(self, now: float) -> Rank | None:
+        """Rank of the run that `take` would give; None when there is nothing to run."""
+        ...
+
+    def take(self, now: float, idle_workers: int) -> Run | None:
+        """The next run; None if what was there turned out dead.
+
+        Args:
+            now: Seconds on the scheduler's clock.
+            idle_workers: How many workers could share what waits, this one among them; at least 1.
+        """
+        ...
+
+    def fail_all(self, error: HeadwaiterError) -> None:
+        """Answer everything that waits or runs with an error."""
+        ...
+
+
+class Dispatcher:
+    """Gives the best-ranked run of all lanes to an idle worker, until one of the two runs out.
+
+    There is no timer: an idle worker and a non-empty queue never coexist beyond one turn of the event loop.
+    Threads suffice as workers because onnxruntime releases the interpreter lock while it computes.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        on_crash: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Set up an idle dispatcher.
+
+        Args:
+            workers: Runs at one time.
+            on_crash: Told once if scheduling itself fails, after everything that waited was failed.
+            clock: Seconds; the scheduler's clock.
+        """
+        self.clock = clock
+        self.workers = workers
+        self._idle = workers
+        self._lanes: list[Lane] = []
+        self._on_crash = on_crash
+        self._crashed = False
+        self._pump_due = False
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+
+    @property
+    def busy_workers(self) -> int:
+        """Workers that are running something."""
+        return self.workers - self._idle
+
+    def add_lane(self, lane: Lane) -> None:
+        """Serve one more model."""
+        self._lanes.append(lane)
+
+    def wake(self) -> None:
+        """Say that work has arrived.
+
+        The look happens on the loop's next turn, so that texts which arrive in one turn can share a run.
+        """
+        if self._crashed:
+            self.fail_all(EngineError("the scheduler has stopped"))
+        elif not self._pump_due:
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def close(self) -> None:
+        """Fail what is left, wait for the workers to finish what they run, and end them."""
+        self._crashed = True
+        self.fail_all(EngineError("the scheduler has stopped"))
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        try:
+            while self._idle and (run := self._next_run()) is not None:
+                self._start(run)
+        except Exception:  # noqa: BLE001 - a bug here must not leave anybody waiting
+            self._crash()
+
+    def _next_run(self) -> Run | None:
+        now = self.clock()
+        while True:
+            ranked = [(rank, lane) for lane in self._lanes if (rank := lane.rank(now)) is not None]
+            if not ranked:
+                return None
+            best = min(ranked, key=lambda pair: pair[0])[1]
+            if (run := best.take(now, self._idle)) is not None:
+                return run
+
+    def _start(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+
+        def finished(future: Future[None]) -> None:
+            # Runs on the worker thread. A closed loop means the server is gone and nobody waits.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._finished, run, future)
+
+        self._idle -= 1
+        self._pool.submit(run.execute).add_done_callback(finished)
+
+    def _finished(self, run: Run, future: Future[None]) -> None:
+        self._idle += 1
+        error = future.exception()
+        try:
+            if error is None:
+                run.settle()
+            else:
+                _log.error("run_failed", exc_info=error)
+                run.fail(EngineError("the model failed"))
+        except Exception:  # noqa: BLE001 - as above
+            self._crash(run)
+        if self._crashed:
+            self.fail_all(EngineError("the scheduler has stopped"))
+        else:
+            self._pump()
+
+    def _crash(self, run: Run | None = None) -> None:
+        """A bug in scheduling: nobody may be left waiting, and the health checks must know."""
+        _log.exception("scheduler_crashed")
+        self._crashed = True
+        if run is not None:
+            run.fail(EngineError("the scheduler has stopped"))
+        self.fail_all(EngineError("the scheduler has stopped"))
+        self._on_crash()
+
+    def fail_all(self, error: HeadwaiterError) -> None:
+        """Answer everything that waits or runs with an error."""
+        for lane in self._lanes:
+            lane.fail_all(error)
