@@ -48,7 +48,7 @@ def _own_folders(root: Path, own_cgroup: Path) -> list[Path]:
     # any ancestor. Lines read "0::/user.slice/x" (v2) or "4:cpu,cpuacct:/x" (v1).
     folders = [root, root / "cpu"]
     try:
-        lines = own_cgroup.read_text(encoding="ascii").splitlines()
+        lines = own_cgroup.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return folders
     for line in lines:

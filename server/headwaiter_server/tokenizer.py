@@ -9,6 +9,11 @@ import tokenizers
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError, InvalidRequestError
 
+# No tokenizer's vocabulary has entries this long; only runs of white space come near.
+_MOST_CHARACTERS_PER_TOKEN = 128
+# Of an unknown word, what an error message shows.
+_SHOWN_CHARACTERS = 20
+
 
 class TextTokenizer:
     """A Hugging Face tokenizer, configured once and never changed; may be used from several threads."""
@@ -52,6 +57,13 @@ class TextTokenizer:
         Raises:
             InvalidRequestError: It is empty, too long, or holds what the vocabulary does not.
         """
+        if len(text) > self._max_tokens * _MOST_CHARACTERS_PER_TOKEN:
+            # Refused by its length alone: counting the tokens of megabytes would cost a gigabyte of memory.
+            raise InvalidRequestError(
+                field,
+                f"has {len(text)} characters, more than {self._max_tokens * _MOST_CHARACTERS_PER_TOKEN}; "
+                f"the limit is {self._max_tokens} tokens",
+            )
         encoded = self._tokenizer.encode(text)
         ids: list[int] = encoded.ids
         if len(ids) <= self._empty_tokens:
@@ -60,7 +72,7 @@ class TextTokenizer:
             raise InvalidRequestError(field, f"has {len(ids)} tokens, the limit is {self._max_tokens}")
         if self._refused_id is not None and self._refused_id in ids:
             start, stop = encoded.offsets[ids.index(self._refused_id)]
-            unknown = text[start:stop]
+            unknown = text[start:stop][:_SHOWN_CHARACTERS]
             points = " ".join(f"U+{ord(character):04X}" for character in unknown)
             raise InvalidRequestError(
                 field, f"holds {unknown!r} ({points}) at character {start + 1}, which the model's vocabulary does not"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def read_bundle(folder: Path, variant_name: str) -> Bundle:
     return Bundle(
         manifest=manifest,
         variant=variant,
-        tokenizer_json=_read_checked(folder, others[TOKENIZER_FILE]).decode(),
+        tokenizer_json=_parse_text(folder / TOKENIZER_FILE, _read_checked(folder, others[TOKENIZER_FILE])),
         graphs={graph.role: _read_checked(folder, graph.file) for graph in variant.graphs},
         golden=_parse_golden(folder / GOLDEN_FILE, _read_checked(folder, others[GOLDEN_FILE])),
     )
@@ -88,12 +87,12 @@ def _read_checked(folder: Path, file: bundle_pb2.File) -> bytes:
     path = folder / file.name
     if Path(file.name).name != file.name or file.name in {"", "..", MANIFEST_FILE}:
         raise BundleError(f"{folder / MANIFEST_FILE}: {file.name!r} is not a plain file name")
-    if path.is_symlink():
-        raise BundleError(f"{path} is a symbolic link")
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        is_link, content = path.is_symlink(), path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise BundleError(f"{path} cannot be read: {error}") from error
+    if is_link:
+        raise BundleError(f"{path} is a symbolic link")
     if len(content) != file.size_bytes:
         raise BundleError(f"{path} has {len(content)} bytes, the manifest says {file.size_bytes}")
     if hashlib.sha256(content).hexdigest() != file.sha256:
@@ -101,9 +100,17 @@ def _read_checked(folder: Path, file: bundle_pb2.File) -> bytes:
     return content
 
 
+def _parse_text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
 def _parse_golden(path: Path, content: bytes) -> dict[str, Array]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # A damaged archive makes zipfile, zlib and numpy raise nearly anything.
         raise BundleError(f"{path}: {error}") from error

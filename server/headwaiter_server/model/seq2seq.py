@@ -98,9 +98,8 @@ class Seq2SeqBatch:
 
     def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
         """Decode one token of some rows; see `DecodingBatch`."""
-        positions = self._positions[start:stop]
-        # One column more than the furthest row has: that is where this step writes.
-        self._fit(self._rows, self._longest_source(), int(positions.max()) + 1)
+        # Room for every row, also those that do not step now: a shrunken buffer must not lose their columns.
+        self._fit(self._rows, self._longest_source(), self._next_position())
         positions = self._positions[start:stop]
         feeds: dict[str, Array] = {
             "token": tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
 import grpc
@@ -15,6 +17,10 @@ WHOLE_SERVER = ""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 class GrpcServer:
@@ -36,6 +42,8 @@ class GrpcServer:
             max_message_bytes: Largest message taken in.
             max_streams: Most calls at one time on one connection.
         """
+        # Health watches end by cancellation when the server does; gRPC would log each as an error.
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),

@@ -7,7 +7,6 @@ import secrets
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -66,33 +65,43 @@ def status_of(error: Exception) -> Status:
     if code is None or code is grpc.StatusCode.INTERNAL:
         return _masked(error)
     message = str(error)
-    trailers: Metadata = ((DETAILS_KEY, _details(code, message, error)),)
+    trailers: Metadata = ((DETAILS_KEY, _details(code, message, _explain(error))),)
     if isinstance(error, OverloadedError):
-        wait = error.retry_after_seconds
-        trailers = (*trailers, (PUSHBACK_KEY, DO_NOT_RETRY if math.isinf(wait) else str(round(wait * 1000))))
+        trailers = (*trailers, (PUSHBACK_KEY, _pushback(error.retry_after_seconds)))
     return Status(code, message, trailers)
+
+
+def _pushback(wait_seconds: float) -> str:
+    # A push-back of 0 makes grpcio 1.85's client wait until its deadline; 1 ms does not.
+    return DO_NOT_RETRY if math.isinf(wait_seconds) else str(max(1, math.ceil(wait_seconds * 1000)))
 
 
 def _masked(error: Exception) -> Status:
     error_id = secrets.token_hex(8)
     _log.error("internal_error", error_id=error_id, exc_info=error)
-    return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}", ())
+    code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}"
+    return Status(
+        code, message, ((DETAILS_KEY, _details(code, message, [error_details_pb2.RequestInfo(request_id=error_id)])),)
+    )
 
 
-def _details(code: grpc.StatusCode, message: str, error: Exception) -> bytes:
-    details: list[Message] = []
+def _explain(error: Exception) -> list[Message]:
+    """What a client's program, and not only its user, can act on."""
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, OverloadedError) and math.isfinite(error.retry_after_seconds):
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
-        details.append(info)
-    packed = []
-    for detail in details:
-        wrapped = any_pb2.Any()
-        wrapped.Pack(detail)
-        packed.append(wrapped)
+        return [info]
+    return []
+
+
+def _details(code: grpc.StatusCode, message: str, details: list[Message]) -> bytes:
+    """A serialized google.rpc.Status."""
     number: int = code.value[0]
-    serialized: bytes = status_pb2.Status(code=number, message=message, details=packed).SerializeToString()
+    status = status_pb2.Status(code=number, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    serialized: bytes = status.SerializeToString()
     return serialized

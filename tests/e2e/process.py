@@ -1,0 +1,67 @@
+"""Starts the real command, waits for its line, and always ends it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.request import urlopen
+
+COMMAND = [sys.executable, "-m", "headwaiter_server"]
+FREE_PORTS = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+_READY = re.compile(r"^ready grpc=(?P<grpc>\S+) metrics=(?P<metrics>\S+) models=(?P<models>\S*)$")
+_STOP_SECONDS = 40
+
+
+@dataclass
+class ServerProcess:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    metrics: str
+    models: str
+
+    def scrape(self) -> dict[str, float]:
+        """The metrics, by their name with labels as they stand in the text."""
+        with urlopen(f"http://{self.metrics}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_STOP_SECONDS)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without settings of a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HEADWAITER_")}
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the server's command where it is expected to end by itself."""
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@contextmanager
+def running_server(*arguments: str) -> Iterator[ServerProcess]:
+    """A server on free ports; killed in the end if the test has not ended it."""
+    with subprocess.Popen(
+        [*COMMAND, *FREE_PORTS, *arguments], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            match = _READY.match(process.stdout.readline())
+            assert match is not None, "the server ended before it was ready"
+            yield ServerProcess(process, match["grpc"], match["metrics"], match["models"])
+        finally:
+            process.kill()
