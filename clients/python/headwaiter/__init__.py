@@ -1,0 +1,64 @@
+"""Headwaiter's client: calls a Headwaiter server from Python, blocking or with asyncio.
+
+from headwaiter import Client
+
+with Client("127.0.0.1:8001") as client:
+    print(client.generate("onomatopoeia").generations[0].text)
+"""
+
+from headwaiter.async_client import AsyncClient
+from headwaiter.client import Client
+from headwaiter.connection import TLS, ChannelOptions
+from headwaiter.errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    HeadwaiterError,
+    InternalServerError,
+    InvalidRequestError,
+    NotFoundError,
+    NotSupportedError,
+    OverloadedError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServerUnreachableError,
+    UnauthenticatedError,
+)
+from headwaiter.results import (
+    FinishReason,
+    GenerateReply,
+    GenerationResult,
+    HealthStatus,
+    Limits,
+    ModelInfo,
+    Task,
+    Timings,
+)
+from headwaiter.service_config import SERVICE_CONFIG
+
+__all__ = [
+    "SERVICE_CONFIG",
+    "TLS",
+    "AsyncClient",
+    "CallCancelledError",
+    "ChannelOptions",
+    "Client",
+    "DeadlineExceededError",
+    "FinishReason",
+    "GenerateReply",
+    "GenerationResult",
+    "HeadwaiterError",
+    "HealthStatus",
+    "InternalServerError",
+    "InvalidRequestError",
+    "Limits",
+    "ModelInfo",
+    "NotFoundError",
+    "NotSupportedError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "ServerUnreachableError",
+    "Task",
+    "Timings",
+    "UnauthenticatedError",
+]

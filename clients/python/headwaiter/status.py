@@ -1,0 +1,128 @@
+"""The one place where a gRPC status becomes an exception.
+
+Details follow gRPC's richer error model: a serialized `google.rpc.Status` in the trailing metadata
+`grpc-status-details-bin`, which holds `BadRequest`, `RetryInfo` or `RequestInfo`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from headwaiter.errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    HeadwaiterError,
+    InternalServerError,
+    InvalidRequestError,
+    NotFoundError,
+    NotSupportedError,
+    OverloadedError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServerUnreachableError,
+    UnauthenticatedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+
+class _Failure:
+    """What a failed call left behind, unpacked."""
+
+    def __init__(self, error: grpc.RpcError, target: str) -> None:
+        self.target = target
+        self.code = error.code()
+        self.message = error.details() or self.code.name.lower().replace("_", " ")
+        # Pairs from grpc, a multi-valued mapping that iterates as pairs from grpc.aio. The stubs know only
+        # one of them.
+        metadata: Any = error.trailing_metadata() or ()
+        self._metadata: dict[str, str | bytes] = dict(tuple(metadata))
+
+    @property
+    def pushed_back(self) -> bool:
+        return _PUSHBACK_KEY in self._metadata
+
+    def detail(self, kind: type[MessageT]) -> MessageT | None:
+        """The first detail of this kind; None when there is none, or when the bytes are not a status."""
+        raw = self._metadata.get(_DETAILS_KEY)
+        if not isinstance(raw, bytes):
+            return None
+        found = kind()
+        try:
+            for packed in status_pb2.Status.FromString(raw).details:
+                if packed.Unpack(found):
+                    return found
+        except DecodeError:
+            # The status itself still tells the caller what happened: never lose it over its decoration.
+            return None
+        return None
+
+
+def _invalid(failure: _Failure) -> HeadwaiterError:
+    bad_request = failure.detail(error_details_pb2.BadRequest)
+    if bad_request is None or not bad_request.field_violations:
+        return InvalidRequestError(failure.message)
+    first = bad_request.field_violations[0]
+    return InvalidRequestError(failure.message, first.field, first.description)
+
+
+def _unavailable(failure: _Failure) -> HeadwaiterError:
+    # A server that refuses under load says when to come back; a transport that finds no server cannot.
+    retry_info = failure.detail(error_details_pb2.RetryInfo)
+    if retry_info is not None and retry_info.HasField("retry_delay"):
+        return OverloadedError(failure.message, retry_info.retry_delay.ToTimedelta().total_seconds())
+    if retry_info is not None or failure.pushed_back:
+        return OverloadedError(failure.message)
+    message = f"no server that is ready answers at {failure.target}: {failure.message}"
+    return ServerUnreachableError(message, failure.target, failure.message)
+
+
+def _internal(failure: _Failure) -> HeadwaiterError:
+    request_info = failure.detail(error_details_pb2.RequestInfo)
+    return InternalServerError(failure.message, request_info.request_id if request_info else None)
+
+
+def _plain(kind: type[HeadwaiterError]) -> Callable[[_Failure], HeadwaiterError]:
+    return lambda failure: kind(failure.message)
+
+
+_BY_CODE: dict[grpc.StatusCode, Callable[[_Failure], HeadwaiterError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: _invalid,
+    grpc.StatusCode.OUT_OF_RANGE: _invalid,
+    grpc.StatusCode.NOT_FOUND: _plain(NotFoundError),
+    grpc.StatusCode.UNAUTHENTICATED: _plain(UnauthenticatedError),
+    grpc.StatusCode.PERMISSION_DENIED: _plain(PermissionDeniedError),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _plain(ResourceExhaustedError),
+    grpc.StatusCode.UNAVAILABLE: _unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: _plain(DeadlineExceededError),
+    grpc.StatusCode.CANCELLED: _plain(CallCancelledError),
+    grpc.StatusCode.UNIMPLEMENTED: _plain(NotSupportedError),
+    grpc.StatusCode.INTERNAL: _internal,
+    grpc.StatusCode.UNKNOWN: _internal,
+    grpc.StatusCode.DATA_LOSS: _internal,
+}
+
+
+def error_from_rpc(error: grpc.RpcError, target: str) -> HeadwaiterError:
+    """Builds the exception for a failed call; raise it `from error`.
+
+    Args:
+        error: What grpc or grpc.aio raised: both carry code, details and trailing metadata.
+        target: Where the call went, for messages.
+
+    Returns:
+        An instance of the class that the status maps to, with the fields its details carry.
+    """
+    failure = _Failure(error, target)
+    build = _BY_CODE.get(failure.code)
+    return build(failure) if build else HeadwaiterError(f"{failure.code.name}: {failure.message}")
