@@ -1,0 +1,79 @@
+"""The texts that both sides decode: real ones where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from headwaiter_export.errors import TextsError
+
+TEXTS: Final = 500
+SAMPLE_FILE: Final = "sample_texts.txt"
+_RANDOM_LENGTHS: Final = (2, 16)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of the texts.
+
+    Attributes:
+        rows: Ids of each text, special tokens included.
+        names: What to call each text in a message.
+        origin: Where they come from, for the user.
+    """
+
+    rows: list[list[int]]
+    names: list[str]
+    origin: str
+
+    def batch(self, start: int, size: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows `start` to `start + size`: ids `(batch, source)` padded on the right, lengths `(batch,)`."""
+        rows = self.rows[start : start + size]
+        return padded(rows, pad_id), np.array([len(row) for row in rows])
+
+
+def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, unk_id: int | None) -> Texts:
+    """Read one text per line; those the model would refuse are left out.
+
+    Raises:
+        TextsError: The file cannot be read or no line of it fits the model.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextsError(f"{path}: cannot be read as texts: {error}") from error
+    texts = [line for line in lines if line.strip()]
+    rows, names = [], []
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        if 0 < len(ids) <= max_tokens and unk_id not in ids:
+            rows.append(ids)
+            names.append(repr(text))
+        if len(rows) == TEXTS:
+            break
+    if not rows:
+        raise TextsError(f"{path}: none of its {len(texts)} lines fits the model")
+    return Texts(rows, names, f"texts of {path.name}")
+
+
+def random_texts(vocab_size: int, max_tokens: int, special_ids: set[int]) -> Texts:
+    """Random token ids, always the same ones; for when there are no real texts."""
+    generator = np.random.default_rng(0)
+    ids = np.array(sorted(set(range(vocab_size)) - special_ids) or range(vocab_size))
+    low, high = (min(bound, max_tokens) for bound in _RANDOM_LENGTHS)
+    lengths = generator.integers(low, high + 1, TEXTS)
+    rows: list[list[int]] = [generator.choice(ids, length).tolist() for length in lengths]
+    return Texts(rows, [f"random text {row}" for row in rows], "random token ids")
+
+
+def padded(rows: list[list[int]], pad_id: int) -> NDArray[np.int64]:
+    """Rows of different lengths as one array, `pad_id` filling them on the right."""
+    array: NDArray[Any] = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
+    for index, row in enumerate(rows):
+        array[index, : len(row)] = row
+    return array
