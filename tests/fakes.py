@@ -79,13 +79,16 @@ class EchoBatch:
         self._sources: list[list[int]] = []
         self._positions: list[int] = []
 
-    def join(self, sources: Sequence[Encoding]) -> None:
+    def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
         if any(source.ids[0] == POISON for source in sources):
             raise RuntimeError("secret poison in the encoder")
         with self._model.lock:
             self._model.joins += [source.ids for source in sources]
-        self._sources += [source.ids for source in sources]
-        self._positions += [0] * len(sources)
+        missing = max(rows) + 1 - len(self._sources)
+        self._sources += [[]] * missing
+        self._positions += [0] * missing
+        for source, row in zip(sources, rows, strict=True):
+            self._sources[row], self._positions[row] = source.ids, 0
 
     def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
         self._model.on_step()

@@ -7,8 +7,10 @@ knows is refused, wherever it stands. No other file reads the environment.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +33,8 @@ from headwaiter_server.log import LogFormat, LogLevel
 ENV_PREFIX = "HEADWAITER_"
 # Variables of the other commands, which may stand in the same environment.
 _FOREIGN_PREFIXES = ("HEADWAITER_CLIENT_", "HEADWAITER_EXPORT_", "HEADWAITER_LOAD_")
+# Kubernetes gives pods such variables for a service that is named headwaiter.
+_SERVICE_LINK = re.compile(r"HEADWAITER(_SERVICE_(HOST|PORT\w*)|_PORT(_\d+_\w+)?)")
 
 Batching = Literal["auto", "fifo", "none"]
 
@@ -219,12 +223,12 @@ def load_settings(arguments: Sequence[str]) -> tuple[ServerSettings, bool]:
         SystemExit: `--help` was printed, or the command line cannot be parsed.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--config", type=Path, default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
+    own.add_argument("--config", type=Path, default=os.environ.get(f"{ENV_PREFIX}CONFIG") or None)
     own.add_argument("--print-config", action="store_true")
     options, rest = own.parse_known_args(arguments)
     _refuse_unknown_environment(os.environ)
     if options.config is not None and not Path(options.config).is_file():
-        raise ConfigError(f"--config: {options.config} does not exist")
+        raise ConfigError(f"--config: {options.config} is not a file")
 
     class Settings(ServerSettings):
         __doc__ = ServerSettings.__doc__
@@ -237,6 +241,8 @@ def load_settings(arguments: Sequence[str]) -> tuple[ServerSettings, bool]:
         return Settings(_cli_settings_source=source), options.print_config
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config: {options.config}: {error}") from error
     except (SettingsError, ValueError) as error:
         raise ConfigError(str(error)) from error
 
@@ -286,7 +292,10 @@ def _refuse_unknown_environment(environ: Mapping[str, str]) -> None:
     unknown = sorted(
         name
         for name in environ
-        if name.upper().startswith(ENV_PREFIX) and not name.startswith(_FOREIGN_PREFIXES) and name.upper() not in known
+        if (upper := name.upper()).startswith(ENV_PREFIX)
+        and upper not in known
+        and not upper.startswith(_FOREIGN_PREFIXES)
+        and not _SERVICE_LINK.fullmatch(upper)
     )
     if unknown:
         raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")
@@ -314,8 +323,8 @@ def _as_list(value: object) -> list[Any]:
 
 
 def _toml_string(value: object) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # A JSON string is a TOML string, but for DEL, which only JSON takes as it is.
+    return json.dumps(str(value)).replace("\x7f", "\\u007f")
 
 
 def _show_default(default: object) -> str:

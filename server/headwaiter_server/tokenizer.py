@@ -45,6 +45,8 @@ class TextTokenizer:
             raise BundleError(f"tokenizer.json: {error}") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        # A caller who writes "</s>" sends four characters, not the end of the text.
+        tokenizer.encode_special_tokens = True
         return cls(tokenizer, max_tokens, refused_id)
 
     def encode(self, text: str, field: str) -> Encoding:

@@ -22,6 +22,8 @@ from headwaiter_server.scheduling.policy import (
 
 # Below this, splitting what waits between idle workers costs more than it gains: small steps are inefficient.
 _SMALLEST_SHARE = 4
+# Part of a batch's rows that must be free before newcomers join at once.
+_ROOM_TO_JOIN = 0.25
 
 
 class Observer(Protocol):
@@ -138,9 +140,7 @@ class GenerationLane:
             batch = next((each for each in idle if self._room(each)), batch)
         if batch is None:
             return None
-        share = max(_SMALLEST_SHARE, -(-waiting // idle_workers))
-        rows = min(self._room(batch), share)
-        newcomers = self._backlog.take(now, Budget(rows, self._budget.tokens)) if rows else []
+        newcomers = self._newcomers(batch, now, idle_workers)
         for sequence in batch.sequences:
             sequence.entry.call.dead(now)  # answers it if its deadline has passed; the iteration drops its row
         if not newcomers and not batch.sequences:
@@ -149,6 +149,17 @@ class GenerationLane:
         self._batches.remove(batch)
         self._batches.append(batch)
         return Iteration(self, batch, newcomers, next(self._numbers))
+
+    def _newcomers(self, batch: RunningBatch, now: float, idle_workers: int) -> list[GenerationEntry]:
+        """Those who join a batch now."""
+        room, waiting = self._room(batch), len(self._backlog)
+        # A nearly full batch lets a few rows come free before it takes newcomers, but puts them off for one step only:
+        # reading the encoder's weights for one text at a time would cost all others more than that step costs it.
+        batch.deferred = bool(waiting and room) and not batch.deferred and room < self._budget.rows * _ROOM_TO_JOIN
+        if not room or batch.deferred:
+            return []
+        share = max(_SMALLEST_SHARE, -(-waiting // idle_workers))
+        return self._backlog.take(now, Budget(min(room, share), self._budget.tokens))
 
     def fail_all(self, error: HeadwaiterError) -> None:
         """See `Lane`."""

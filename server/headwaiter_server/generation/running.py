@@ -50,9 +50,13 @@ class Outcome:
 
 
 class RunningBatch:
-    """Sequences that are decoded together; sequence i is row i of the model's batch.
+    """Sequences that are decoded together, one row of the model's batch each.
 
     Used by one thread at a time: the event loop reads and fills it between iterations, a worker during one.
+
+    Attributes:
+        in_flight: Whether a worker has it.
+        deferred: Whether newcomers were put off in the last iteration.
     """
 
     def __init__(self, model: GenerationModel, clock: Callable[[], float]) -> None:
@@ -60,8 +64,14 @@ class RunningBatch:
         self._eos_id = model.eos_id
         self._batch: DecodingBatch = model.new_batch()
         self._clock = clock
-        self.sequences: list[Sequence] = []
+        self._rows: list[Sequence | None] = []
         self.in_flight = False
+        self.deferred = False
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Who is being generated."""
+        return [sequence for sequence in self._rows if sequence is not None]
 
     def iterate(self, newcomers: list[GenerationEntry], batch_id: int) -> Outcome:
         """Let go of rows nobody waits for, take newcomers in, and decode one token of every row.
@@ -71,31 +81,47 @@ class RunningBatch:
             batch_id: Number of this iteration.
 
         Returns:
-            Whose generation has ended. Their rows are free already.
+            Whose generation has ended. Their rows are free from now on.
         """
         started = self._clock()
         outcome = Outcome(IterationFacts(batch_id), started)
-        self._keep([row for row, sequence in enumerate(self.sequences) if not sequence.entry.call.over])
+        self._rows = [None if each is None or each.entry.call.over else each for each in self._rows]
         self._join(newcomers, started, outcome)
-        if self.sequences:
+        self._close_gaps()
+        if self._rows:
             self._step(outcome)
         outcome.now = self._clock()
         outcome.facts.seconds = outcome.now - started
         return outcome
 
     def _join(self, newcomers: list[GenerationEntry], started: float, outcome: Outcome) -> None:
-        joined: list[GenerationEntry] = []
+        """Newcomers take the free rows first: a row that is filled again needs no other one to be moved into it."""
+        free = [row for row, sequence in enumerate(self._rows) if sequence is None]
+        places = [*free, *range(len(self._rows), len(self._rows) + len(newcomers))][: len(newcomers)]
+        self._rows += [None] * (len(newcomers) - len(free))
 
         def join(start: int, stop: int) -> None:
-            self._batch.join([entry.payload.source for entry in newcomers[start:stop]])
-            joined.extend(newcomers[start:stop])
+            self._batch.join([entry.payload.source for entry in newcomers[start:stop]], places[start:stop])
 
         failures = run_isolating(join, 0, len(newcomers))
         outcome.failed += [(newcomers[index], error) for index, error in failures.items()]
         facts = outcome.facts
-        facts.joined = len(joined)
-        facts.source_tokens = sum(len(entry.payload.source) for entry in joined)
-        self.sequences += [Sequence(entry, self._bos_id, started, facts.batch_id) for entry in joined]
+        for index, (entry, row) in enumerate(zip(newcomers, places, strict=True)):
+            if index not in failures:
+                self._rows[row] = Sequence(entry, self._bos_id, started, facts.batch_id)
+                facts.joined += 1
+                facts.source_tokens += len(entry.payload.source)
+
+    def _close_gaps(self) -> None:
+        """Move the last rows into the rows that stayed free, so that a step runs over neighbours."""
+        order = [row for row, sequence in enumerate(self._rows) if sequence is not None]
+        if len(order) == len(self._rows):
+            return
+        for row in range(len(order)):
+            if self._rows[row] is None:
+                order.insert(row, order.pop())
+        self._batch.keep(order)
+        self._rows = [self._rows[row] for row in order]
 
     def _step(self, outcome: Outcome) -> None:
         sequences = self.sequences
@@ -107,28 +133,16 @@ class RunningBatch:
             next_tokens[start:stop] = self._batch.step(last_tokens[start:stop], start, stop).argmax(axis=-1)
 
         failures = run_isolating(step, 0, len(sequences))
-        outcome.failed += [(sequences[row].entry, error) for row, error in failures.items()]
         rows, tokens = outcome.facts.rows, outcome.facts.tokens
-        for row, token in enumerate(next_tokens.tolist()):
+        for row, (sequence, token) in enumerate(zip(sequences, next_tokens.tolist(), strict=True)):
             if row in failures:
+                outcome.failed.append((sequence.entry, failures[row]))
+                self._rows[row] = None
                 continue
-            sequence = sequences[row]
             sequence.accept(token, self._eos_id)
             sequence.batch_size = max(sequence.batch_size, rows)
             sequence.batch_tokens = max(sequence.batch_tokens, tokens)
             if sequence.finish_reason is not None:
                 outcome.finished.append(sequence)
+                self._rows[row] = None
         outcome.facts.finished = len(outcome.finished)
-        self._keep([row for row, each in enumerate(sequences) if each.finish_reason is None and row not in failures])
-
-    def _keep(self, rows: list[int]) -> None:
-        """Keep these rows, ascending. The last ones move into the free places, so that few rows are copied."""
-        if len(rows) == len(self.sequences):
-            return
-        staying = [row for row in rows if row < len(rows)]
-        moving = [row for row in rows if row >= len(rows)]
-        order = list(range(len(rows)))
-        for free in sorted(set(order).difference(staying)):
-            order[free] = moving.pop()
-        self._batch.keep(order)
-        self.sequences = [self.sequences[row] for row in order]

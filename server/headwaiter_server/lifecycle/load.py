@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _check_golden(model: GenerationModel, bundle: Bundle) -> None:
     except Exception as error:
         # Whatever a strange graph or file makes numpy or onnxruntime raise: the bundle does not serve.
         raise BundleError(f"the graphs do not run on the golden inputs: {error}") from error
-    if difference > _GOLDEN_TOLERANCE or wrong_tokens:
+    if not difference <= _GOLDEN_TOLERANCE or wrong_tokens:  # not <=: a NaN is no match
         raise BundleError(
             f"this processor computes something else than the exporting one: largest difference of the first logits "
             f"{difference:.2g} (limit {_GOLDEN_TOLERANCE}), {wrong_tokens} different tokens"
@@ -125,15 +126,19 @@ def _compare_with_golden(model: GenerationModel, bundle: Bundle) -> tuple[float,
     rows = len(lengths)
     batch = model.new_batch()
     batch.join(
-        [Encoding(ids[:n].tolist()) for ids, n in zip(golden["source_ids"][:_GOLDEN_ROWS], lengths, strict=True)]
+        [Encoding(ids[:n].tolist()) for ids, n in zip(golden["source_ids"][:_GOLDEN_ROWS], lengths, strict=True)],
+        range(rows),
     )
     tokens = np.full(rows, model.bos_id, np.int64)
     running = np.ones(rows, bool)
-    difference, wrong_tokens = 0.0, 0
+    expected_logits = golden["first_logits"][:_GOLDEN_ROWS]
+    difference, wrong_tokens = math.nan, 0
     for step, expected in enumerate(golden["tokens"][:_GOLDEN_ROWS].T):
         logits = batch.step(tokens, 0, rows)
         if step == 0:
-            difference = float(np.abs(logits - golden["first_logits"][:_GOLDEN_ROWS]).max())
+            if logits.shape != expected_logits.shape:
+                raise ValueError(f"logits of shape {logits.shape} against {expected_logits.shape}")
+            difference = float(np.abs(logits - expected_logits).max())
         tokens = logits.argmax(axis=-1)
         wrong_tokens += int((running & (tokens != expected)).sum())
         running &= tokens != model.eos_id

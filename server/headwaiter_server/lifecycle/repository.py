@@ -7,6 +7,9 @@ from pathlib import Path
 
 from headwaiter_server.errors import BundleError
 
+# Versions travel as int64.
+_MOST_VERSION_DIGITS = 18
+
 
 @dataclass(frozen=True)
 class BundleLocation:
@@ -34,10 +37,10 @@ def find_bundles(repository: Path) -> list[BundleLocation]:
     if not repository.is_dir():
         raise BundleError(f"{repository} is not a folder; headwaiter-export writes models into one")
     locations = []
-    for folder in sorted(repository.iterdir()):
+    for folder in _entries(repository):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
-        versions = [int(each.name) for each in folder.iterdir() if each.is_dir() and _is_version(each.name)]
+        versions = [int(each.name) for each in _entries(folder) if each.is_dir() and _is_version(each.name)]
         if not versions:
             raise BundleError(f"{folder} holds no version: expected a folder named by a positive number, such as 1")
         version = max(versions)
@@ -49,5 +52,14 @@ def find_bundles(repository: Path) -> list[BundleLocation]:
     return locations
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
+
+
 def _is_version(name: str) -> bool:
+    if len(name) > _MOST_VERSION_DIGITS:
+        return False
     return name.isascii() and name.isdecimal() and name == str(int(name)) and int(name) > 0

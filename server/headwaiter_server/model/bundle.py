@@ -70,6 +70,8 @@ def read_bundle(folder: Path, variant_name: str) -> Bundle:
 
 
 def _read_manifest(path: Path) -> bundle_pb2.Manifest:
+    if path.is_symlink():
+        raise BundleError(f"{path} is a symbolic link")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -29,13 +29,18 @@ class Graph(Protocol):
 
 
 class DecodingBatch(Protocol):
-    """The model's side of texts being generated together; row i is the same text until `keep` says otherwise.
+    """The model's side of texts being generated together: one row each, until `keep` gives the row to another.
 
     One thread at a time. A method that raises has changed nothing.
     """
 
-    def join(self, sources: Sequence[Encoding]) -> None:
-        """Add a row behind the last for each source text, ready for its first step."""
+    def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
+        """Put source texts into rows, ready for their first step.
+
+        Args:
+            sources: The texts.
+            rows: A row for each: one whose text is done, or one behind the last.
+        """
         ...
 
     def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:

@@ -14,6 +14,9 @@ RUNTIME_VERSION: str = onnxruntime.__version__
 
 _FATAL_ONLY = 4
 
+# What a server computes is nobody else's business; and on a read-only file system the attempt is logged as an error.
+onnxruntime.disable_telemetry_events()
+
 
 class OnnxGraph:
     """A graph in an onnxruntime session on the CPU."""

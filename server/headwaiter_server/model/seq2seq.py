@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.model.contract import Array, FloatArray, Graph, IntArray
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+# What starting an encoder run costs, in tokens that could be encoded in that time.
+_RUN_COST_TOKENS = 3
 # Buffers grow and shrink in these steps, so that a batch whose texts come and go rarely reallocates.
 _ROW_STEP = 8
 _COLUMN_STEP = 8
@@ -58,7 +64,7 @@ class Seq2SeqModel:
 class Seq2SeqBatch:
     """Rows of texts being decoded; implements `DecodingBatch`.
 
-    Every array is allocated with room to spare, rows first, and the graph is given the prefix that is in use: a view,
+    The buffers are allocated with room to spare, and the graph is given the part of each tensor that is in use: a view,
     no copy. Self-attention's columns are written in place, one a step; the graph returns only the new column. Columns
     and rows beyond a row's own are stale but finite, and masked inside the graph.
     """
@@ -75,26 +81,23 @@ class Seq2SeqBatch:
         self._rows = 0
         self._positions: IntArray = np.zeros(0, np.int64)
         self._source_lengths: IntArray = np.zeros(0, np.int64)
-        # (rows, heads, source or capacity, head_dim) each
-        self._cross: list[FloatArray] = [self._allocate(0, 0) for _ in self._cross_names]
-        self._self: list[FloatArray] = [self._allocate(0, 0) for _ in self._self_names]
+        # (key and value of each layer, rows, heads, source or capacity, head_dim)
+        self._cross = self._allocate(0, 0)
+        self._self = self._allocate(0, 0)
 
-    def join(self, sources: Sequence[Encoding]) -> None:
-        """Encode the texts and add their rows; see `DecodingBatch`."""
-        lengths = np.array([len(source) for source in sources], np.int64)
-        longest = int(lengths.max())
-        ids = np.full((len(sources), longest), self._pad_id, np.int64)
-        for row, source in enumerate(sources):
-            ids[row, : len(source)] = source.ids
-        encoded = self._encoder.run(self._cross_names, {"source_ids": ids, "source_lengths": lengths})
-
-        first, rows = self._rows, self._rows + len(sources)
-        self._fit(rows, max(longest, self._longest_source()), self._next_position())
-        self._positions[first:rows] = 0
-        self._source_lengths[first:rows] = lengths
-        for buffer, values in zip(self._cross, encoded, strict=True):
-            buffer[first:rows, :, :longest] = values
-        self._rows = rows
+    def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
+        """Encode the texts into rows; see `DecodingBatch`."""
+        encoded = [(group, self._encode([sources[i] for i in group])) for group in groups_of_like_length(sources)]
+        lengths = [len(source) for source in sources]
+        places = np.array(rows)
+        used_rows = max(self._rows, int(places.max()) + 1)
+        self._fit(used_rows, max(*lengths, self._longest_source()), self._next_position())
+        self._positions[places] = 0
+        self._source_lengths[places] = lengths
+        for group, tensors in encoded:
+            for buffer, values in zip(self._cross, tensors, strict=True):
+                buffer[places[group], :, : values.shape[2]] = values
+        self._rows = used_rows
 
     def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
         """Decode one token of some rows; see `DecodingBatch`."""
@@ -106,10 +109,8 @@ class Seq2SeqBatch:
             "position": positions,
             "source_lengths": self._source_lengths[start:stop],
         }
-        for name, buffer in zip(self._cross_names, self._cross, strict=True):
-            feeds[name] = buffer[start:stop]
-        for name, buffer in zip(self._self_names, self._self, strict=True):
-            feeds[name] = buffer[start:stop]
+        feeds.update(zip(self._cross_names, self._cross[:, start:stop], strict=True))
+        feeds.update(zip(self._self_names, self._self[:, start:stop], strict=True))
         logits, *columns = self._decoder_step.run(self._step_outputs, feeds)
         rows = np.arange(start, stop)
         for buffer, column in zip(self._self, columns, strict=True):
@@ -122,10 +123,19 @@ class Seq2SeqBatch:
         moves = [(new, old) for new, old in enumerate(rows) if new != old]
         if moves:
             new, old = (list(side) for side in zip(*moves, strict=True))
-            arrays: list[Array] = [self._positions, self._source_lengths, *self._cross, *self._self]
-            for array in arrays:
-                array[new] = array[old]
+            self._positions[new] = self._positions[old]
+            self._source_lengths[new] = self._source_lengths[old]
+            self._cross[:, new] = self._cross[:, old]
+            self._self[:, new] = self._self[:, old]
         self._rows = len(rows)
+
+    def _encode(self, sources: list[Encoding]) -> list[FloatArray]:
+        """Cross-attention keys and values, `(len(sources), heads, longest, head_dim)` each."""
+        lengths = np.array([len(source) for source in sources], np.int64)
+        ids = np.full((len(sources), int(lengths.max())), self._pad_id, np.int64)
+        for row, source in enumerate(sources):
+            ids[row, : len(source)] = source.ids
+        return self._encoder.run(self._cross_names, {"source_ids": ids, "source_lengths": lengths})
 
     def _longest_source(self) -> int:
         return int(self._source_lengths[: self._rows].max(initial=0))
@@ -134,40 +144,55 @@ class Seq2SeqBatch:
         return int(self._positions[: self._rows].max(initial=0)) + 1
 
     def _fit(self, rows: int, source: int, capacity: int) -> None:
-        """Make room, or give room back when less than half is in use."""
-        if _needs_resize(len(self._positions), rows, _ROW_STEP):
-            self._positions = _resized(self._positions, (_rounded(rows, _ROW_STEP),), self._rows)
-            self._source_lengths = _resized(self._source_lengths, (_rounded(rows, _ROW_STEP),), self._rows)
-        self._cross = [self._fitted(each, rows, source) for each in self._cross]
-        self._self = [self._fitted(each, rows, capacity) for each in self._self]
+        """Make room, or give room back when less than half of it is needed."""
+        rows = _fitted_size(len(self._positions), rows, _ROW_STEP)
+        if rows != len(self._positions):
+            self._positions = _resized(self._positions, (rows,))
+            self._source_lengths = _resized(self._source_lengths, (rows,))
+        self._cross = self._fitted(self._cross, rows, source)
+        self._self = self._fitted(self._self, rows, capacity)
 
     def _fitted(self, buffer: FloatArray, rows: int, columns: int) -> FloatArray:
-        have_rows, _, have_columns, _ = buffer.shape
-        new_rows = _rounded(rows, _ROW_STEP) if _needs_resize(have_rows, rows, _ROW_STEP) else have_rows
-        new_columns = (
-            _rounded(columns, _COLUMN_STEP) if _needs_resize(have_columns, columns, _COLUMN_STEP) else have_columns
-        )
-        if (new_rows, new_columns) == (have_rows, have_columns):
+        columns = _fitted_size(buffer.shape[3], columns, _COLUMN_STEP)
+        if buffer.shape[1] == rows and buffer.shape[3] == columns:
             return buffer
-        resized = self._allocate(new_rows, new_columns)
-        shared = min(have_columns, new_columns)
-        resized[: self._rows, :, :shared] = buffer[: self._rows, :, :shared]
-        return resized
+        layers, _, heads, _, head_dim = buffer.shape
+        return _resized(buffer, (layers, rows, heads, columns, head_dim))
 
     def _allocate(self, rows: int, columns: int) -> FloatArray:
-        # Zeros and not empty: a masked column weighs nothing, but nothing times NaN is NaN.
-        return np.zeros((rows, self._cache.num_heads, columns, self._cache.head_dim), np.float32)
+        cache = self._cache
+        return np.zeros((2 * cache.num_layers, rows, cache.num_heads, columns, cache.head_dim), np.float32)
 
 
-def _resized(array: IntArray, shape: tuple[int, ...], rows: int) -> IntArray:
+def groups_of_like_length(sources: Sequence[Encoding]) -> list[list[int]]:
+    """Indices of texts that are best encoded together: a group is closed where padding it would cost more than a run.
+
+    On a processor core the encoder costs what its tokens cost, padding included, plus a little for each run; running
+    more rows at once gains nothing. Measured with 3 layers of width 192: 0.1 ms a run and 0.033 ms a token.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(sources)), key=lambda index: len(sources[index])):
+        length = len(sources[index])
+        if groups and len(groups[-1]) * (length - longest) <= _RUN_COST_TOKENS:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+        longest = length
+    return groups
+
+
+def _resized(array: NDArray[Scalar], shape: tuple[int, ...]) -> NDArray[Scalar]:
+    """A copy with other sizes: cut where it shrinks, zeros where it grows.
+
+    Zeros and not garbage: a masked column weighs nothing, but nothing times NaN is NaN.
+    """
     resized = np.zeros(shape, array.dtype)
-    resized[:rows] = array[:rows]
+    shared = tuple(slice(min(sizes)) for sizes in zip(array.shape, shape, strict=True))
+    resized[shared] = array[shared]
     return resized
 
 
-def _rounded(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
-def _needs_resize(have: int, need: int, step: int) -> bool:
-    return need > have or 2 * _rounded(need, step) < have
+def _fitted_size(have: int, need: int, step: int) -> int:
+    rounded = -(-need // step) * step
+    return rounded if need > have or 2 * rounded < have else have

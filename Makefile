@@ -1,0 +1,94 @@
+# The verbs of this project: the same on a laptop, in CI and in the docs. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The interpreter that makes the virtual environments; 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Where the environments are made.
+VENV ?= .venv
+VENV_PROTO ?= .venv-proto
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Stamps: an environment is touched again only when what it is made from has changed.
+DEMO_STAMP := $(VENV)/.demo-installed
+SETUP_STAMP := $(VENV)/.everything-installed
+PROTO_STAMP := $(VENV_PROTO)/.installed
+
+# The shipped model, exported where a server looks for it.
+CHECKPOINT := examples/pronounce/checkpoint
+BUNDLE := models/pronounce/1
+
+.PHONY: help setup proto lint test demo serve bench mutants docs clean prove-wheel prove-image
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(SETUP_STAMP) $(PROTO_STAMP) ## make the virtual environments with everything, for development
+
+proto: $(PROTO_STAMP) ## generate the gRPC stubs from proto/
+	PROTO_PYTHON=$(abspath $(VENV_PROTO))/bin/python proto/generate.sh
+
+lint: setup ## style, types, import contracts, wire contracts, container files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(VENV_PROTO)/bin/buf lint
+	BUF=$(abspath $(VENV_PROTO))/bin/buf proto/breaking.sh
+	$(BIN)/hadolint --config server/hadolint.yaml server/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+test: lint prove-wheel prove-image ## lint, then the tests: the built wheel, the image's steps, and everything with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+demo: $(BUNDLE)/manifest.json ## export the shipped model, serve it, pronounce some words, show the figures, stop
+	$(BIN)/python examples/pronounce/demo.py --models models
+
+serve: $(BUNDLE)/manifest.json ## export the shipped model and serve it until interrupted
+	exec $(BIN)/headwaiter-server --models models
+
+bench: setup $(BUNDLE)/manifest.json ## measure speed and write the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/run.py --models models
+
+mutants: setup ## break each invariant on purpose; its tests must notice
+	$(BIN)/python tests/mutants/run.py
+
+docs: setup ## write the generated pages of docs/ again
+	$(BIN)/python docs/build_reference.py
+
+clean: ## remove what was built: environments, caches, the exported model
+	rm -rf $(VENV) $(VENV_PROTO) models/pronounce dist build htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What `make test` adds to pytest's own run.
+prove-wheel: setup $(BUNDLE)/manifest.json
+	$(BIN)/python -m deploy.prove_wheel --models models
+
+prove-image: setup $(BUNDLE)/manifest.json
+	$(BIN)/python -m deploy.prove_image --models models
+
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(INSTALL) --build-constraint constraints.txt --editable '.[server,export]'
+	touch $@
+
+$(SETUP_STAMP): $(DEMO_STAMP)
+	$(INSTALL) --group examples --group test --group lint
+	touch $@
+
+# An environment of its own: the old, pinned generator does not go with the server's protobuf.
+$(PROTO_STAMP): proto/requirements.txt
+	test -x $(VENV_PROTO)/bin/python || $(PYTHON) -m venv $(VENV_PROTO)
+	$(VENV_PROTO)/bin/python -m pip install --quiet --requirement proto/requirements.txt
+	touch $@
+
+$(BUNDLE)/manifest.json: $(wildcard $(CHECKPOINT)/*) | $(DEMO_STAMP)
+	rm -rf $(BUNDLE)
+	$(BIN)/headwaiter-export $(CHECKPOINT) --out $(BUNDLE)
+	touch $@
