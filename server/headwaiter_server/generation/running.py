@@ -55,6 +55,7 @@ class RunningBatch:
     Used by one thread at a time: the event loop reads and fills it between iterations, a worker during one.
 
     Attributes:
+        sequences: Who is being generated, in the order of their rows.
         in_flight: Whether a worker has it.
         deferred: Whether newcomers were put off in the last iteration.
     """
@@ -65,13 +66,9 @@ class RunningBatch:
         self._batch: DecodingBatch = model.new_batch()
         self._clock = clock
         self._rows: list[Sequence | None] = []
+        self.sequences: list[Sequence] = []
         self.in_flight = False
         self.deferred = False
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """Who is being generated."""
-        return [sequence for sequence in self._rows if sequence is not None]
 
     def iterate(self, newcomers: list[GenerationEntry], batch_id: int) -> Outcome:
         """Let go of rows nobody waits for, take newcomers in, and decode one token of every row.
@@ -88,7 +85,8 @@ class RunningBatch:
         self._rows = [None if each is None or each.entry.call.over else each for each in self._rows]
         self._join(newcomers, started, outcome)
         self._close_gaps()
-        if self._rows:
+        self.sequences = [each for each in self._rows if each is not None]
+        if self.sequences:
             self._step(outcome)
         outcome.now = self._clock()
         outcome.facts.seconds = outcome.now - started
@@ -146,3 +144,4 @@ class RunningBatch:
                 outcome.finished.append(sequence)
                 self._rows[row] = None
         outcome.facts.finished = len(outcome.finished)
+        self.sequences = [each for each in self._rows if each is not None]
