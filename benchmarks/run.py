@@ -1,7 +1,7 @@
 """Measures the main job and writes the page: `make bench`, or `python benchmarks/run.py --models models`.
 
-Every figure is a median over rounds in which the candidates take turns, so that a machine whose speed drifts slows all of
-them alike; ratios are taken round by round.
+Every figure is a median over rounds in which the candidates take turns, so that a machine whose speed drifts slows all
+of them alike; ratios are taken round by round.
 """
 
 from __future__ import annotations
