@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from headwaiter_export.texts import SAMPLE_FILE
 from headwaiter_export.transformer import Transformer, TransformerConfig, save_checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -23,7 +27,6 @@ from examples.pronounce.training_state import Progress as State
 from examples.pronounce.training_state import WeightAverage, load_training, save_training
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import FrameType
 
     from rich.console import Console
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 _BETAS = (0.9, 0.98)  # section 5.3
 _MAX_GRADIENT_NORM = 1.0
+_SAMPLE_WORDS = 600
+_SAMPLE_SEED = 2017
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class Settings:
     d_ff: int = 768
     num_layers: int = 3
     dropout: float = 0.1
-    max_length: int = 48
+    max_length: int = 64
 
 
 class Trainer:
@@ -183,11 +188,19 @@ class Trainer:
         if state.best_epoch == 0 or rates.wer_no_stress < state.best_wer:
             state.best_wer, state.best_epoch = rates.wer_no_stress, state.epoch
             save_checkpoint(work_dir / "best", self.averaged_model, self.tokenizer.to_str(pretty=True))
+            write_sample_texts(work_dir / "best", self.validation)
         save_training(self._state_path, self.model, self.average, self.optimizer, state)
 
 
 def _to_bfloat16(_module: torch.nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output.bfloat16()
+
+
+def write_sample_texts(folder: Path, entries: Sequence[Entry]) -> None:
+    """Put words beside a checkpoint that the export decodes in PyTorch and in onnxruntime to compare them."""
+    words = [entry.word for entry in entries]
+    random.Random(_SAMPLE_SEED).shuffle(words)  # noqa: S311 - for repeating, not for secrets
+    (folder / SAMPLE_FILE).write_text("".join(f"{word}\n" for word in words[:_SAMPLE_WORDS]), encoding="utf-8")
 
 
 def model_config(settings: Settings, vocab_size: int) -> TransformerConfig:
