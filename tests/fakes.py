@@ -56,6 +56,7 @@ class EchoModel:
         steps: Rows of every step that was run, in order.
         joins: Source tokens of every text that was encoded, in order.
         on_step: Called in every step, on the worker's thread.
+        on_join: Called before texts are encoded, on the worker's thread.
     """
 
     bos_id = BOS
@@ -65,6 +66,7 @@ class EchoModel:
         self.steps: list[int] = []
         self.joins: list[list[int]] = []
         self.on_step = on_step
+        self.on_join: Callable[[], None] = lambda: None
         self.lock = threading.Lock()
 
     def new_batch(self) -> EchoBatch:
@@ -80,6 +82,7 @@ class EchoBatch:
         self._positions: list[int] = []
 
     def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
+        self._model.on_join()
         if any(source.ids[0] == POISON for source in sources):
             raise RuntimeError("secret poison in the encoder")
         with self._model.lock:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from headwaiter_server.app import Server, serve
 from headwaiter_server.config import ServerSettings, as_toml, load_settings
-from headwaiter_server.errors import BundleError, ConfigError
+from headwaiter_server.errors import ConfigError, HeadwaiterError
 from headwaiter_server.log import configure_logging
 
 try:
@@ -26,7 +26,7 @@ _EXIT_IMPATIENT = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server until SIGTERM or SIGINT; a second signal ends it at once.
 
-    Exit codes: 0 after a signal, 1 when it cannot start (a model, a port), 2 for wrong settings.
+    Exit codes: 0 after a signal, 1 when it cannot start (a model, a port) or go on, 2 for wrong settings.
     """
     try:
         settings, print_config = load_settings(sys.argv[1:] if arguments is None else arguments)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_run(settings))
-    except (BundleError, ConfigError) as error:
+    except HeadwaiterError as error:
         _end(str(error), _EXIT_FAILED)
 
 

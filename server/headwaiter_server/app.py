@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_server.config import ServerSettings, split_address
-from headwaiter_server.errors import BundleError, ConfigError, DrainingError
+from headwaiter_server.errors import BundleError, ConfigError, DrainingError, HeadwaiterError
 from headwaiter_server.generation.lane import GenerationLane
 from headwaiter_server.generation.running import IterationFacts
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
@@ -37,6 +39,8 @@ _log = get_logger(__name__)
 _SWITCH_INTERVAL_SECONDS = 0.0005
 # After the drain, what gRPC may take to send the last answers.
 _LAST_ANSWERS_SECONDS = 1.0
+# After everybody was answered, what a run under way may take to end.
+_LAST_RUNS_SECONDS = 5.0
 _THREADS_PER_RUN = 1
 
 
@@ -49,7 +53,8 @@ class _LaneMetrics:
 
     def iteration_finished(self, facts: IterationFacts) -> None:
         """See `Observer`."""
-        self._metrics.run_finished(self._model, seconds=facts.seconds, rows=facts.rows, tokens=facts.tokens)
+        if facts.rows:  # none are left when every caller has gone
+            self._metrics.run_finished(self._model, seconds=facts.seconds, rows=facts.rows, tokens=facts.tokens)
 
     def failed(self, error: BaseException) -> None:
         """Log and count what the engine raised."""
@@ -60,14 +65,18 @@ class _LaneMetrics:
 class Server:
     """A whole server. `start`, `drain`, `close`, in this order and once; `close` also when `start` has failed."""
 
-    def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: ServerSettings, stop: asyncio.Event, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Put the parts together. Needs a running event loop, starts nothing.
 
         Args:
             settings: The settings.
+            stop: Set by whoever wants the server to end; it sets it itself when its scheduler has crashed.
             clock: The scheduler's clock.
         """
         self._settings = settings
+        self._stop = stop
         self.metrics = Metrics()
         self.admission = Admission(settings.max_calls, settings.max_call_bytes)
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
@@ -83,6 +92,7 @@ class Server:
             max_streams=settings.max_streams,
         )
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self.crashed = False
         self.grpc_addresses: list[str] = []
         self.metrics_address = ""
 
@@ -103,7 +113,9 @@ class Server:
         self.metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", self._waiting)
         self.metrics.watch("headwaiter_running_texts", "Texts in running batches.", self._running)
         self._listen_for_metrics()
-        self._load_models()
+        # As many threads for tokenizing as there are processors to run them; the default counts the host's.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.dispatcher.workers))
+        await self._load_models()
         self.grpc_addresses = [self._grpc.listen(address) for address in self._settings.listen]
         await self._grpc.start()
         for model in self.models:
@@ -130,12 +142,16 @@ class Server:
             _log.warning("drain_deadline_passed", calls=self.admission.calls)
             self.dispatcher.fail_all(DrainingError("the server has shut down", RETRY_SECONDS))
         await self._grpc.stop(_LAST_ANSWERS_SECONDS)
-        self.dispatcher.close()
+        ended = await self.dispatcher.close(_LAST_RUNS_SECONDS)
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.close()
+        if not ended:
+            # Nobody waits for it, and Python would wait for its thread for ever.
+            _log.error("run_never_ended", seconds=_LAST_RUNS_SECONDS)
+            os._exit(1)
         _log.info("stopped")
 
-    def _load_models(self) -> None:
+    async def _load_models(self) -> None:
         settings = self._settings
         loader = Loader(
             open_graph=lambda name, graph: OnnxGraph.load(name, graph, _THREADS_PER_RUN), open_lane=self._open_lane
@@ -144,8 +160,11 @@ class Server:
         if unknown := sorted(settings.variant.keys() - {location.name for location in locations}):
             raise ConfigError(f"--variant names no model of {settings.models}: {', '.join(unknown)}")
         for location in locations:
+            if self._stop.is_set():
+                return
             try:
-                model = loader.load(location, settings.variant.get(location.name, "fp32"))
+                # On a thread, so that a signal is noticed meanwhile.
+                model = await asyncio.to_thread(loader.load, location, settings.variant.get(location.name, "fp32"))
             except BundleError as error:
                 if not settings.allow_partial:
                     raise BundleError(f"model {location.name!r} failed to load: {error}") from error
@@ -185,7 +204,9 @@ class Server:
         self.metrics_address = f"{shown}:{self._metrics_endpoint.port}"
 
     def _on_crash(self) -> None:
-        """The scheduler has a bug and has stopped: let nobody route calls here."""
+        """The scheduler has a bug and has stopped: let nobody route calls here, and end."""
+        self.crashed = True
+        self._stop.set()
         task = asyncio.get_running_loop().create_task(self._grpc.leave())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -208,12 +229,16 @@ async def serve(settings: ServerSettings, stop: asyncio.Event, announce: Callabl
     Raises:
         BundleError: A model failed to load.
         ConfigError: A setting cannot be met.
+        HeadwaiterError: The scheduler has crashed; every caller was told.
     """
-    server = Server(settings)
+    server = Server(settings, stop)
     try:
         await server.start()
-        announce(server)
+        if not stop.is_set():
+            announce(server)
         await stop.wait()
         await server.drain()
     finally:
         await server.close()
+    if server.crashed:
+        raise HeadwaiterError("the scheduler has crashed; the log says why")

@@ -22,8 +22,8 @@ from headwaiter_server.scheduling.policy import (
 
 # Below this, splitting what waits between idle workers costs more than it gains: small steps are inefficient.
 _SMALLEST_SHARE = 4
-# Part of a batch's rows that must be free before newcomers join at once.
-_ROOM_TO_JOIN = 0.25
+# Newcomers, relative to those who are being generated, for whom a step is lengthened without delay.
+_WORTH_JOINING = 0.25
 
 
 class Observer(Protocol):
@@ -37,34 +37,35 @@ class Observer(Protocol):
 class Iteration:
     """One step of a running batch, with those who join for it; implements `Run`."""
 
-    def __init__(
-        self, lane: GenerationLane, batch: RunningBatch, newcomers: list[GenerationEntry], number: int
-    ) -> None:
+    def __init__(self, lane: GenerationLane, batch: RunningBatch, number: int) -> None:
         self._lane = lane
         self._batch = batch
-        self._newcomers = newcomers
         self._number = number
         self._outcome: Outcome | None = None
 
     def execute(self) -> None:
         """Do the step; see `Run`."""
-        self._outcome = self._batch.iterate(self._newcomers, self._number)
+        self._outcome = self._batch.iterate(self._number)
 
     def settle(self) -> None:
-        """Answer whoever is done; see `Run`."""
+        """Answer whoever is done, then report; see `Run`."""
         outcome = cast("Outcome", self._outcome)
         self._batch.in_flight = False
         for sequence in outcome.finished:
             sequence.entry.resolve(sequence.result(outcome.now))
         for entry, failure in outcome.failed:
-            self._lane.on_failure(failure.__cause__ or failure)
             entry.fail(failure)
+        for _, failure in outcome.failed:
+            self._lane.on_failure(failure.__cause__ or failure)
         self._lane.observer.iteration_finished(outcome.facts)
 
     def fail(self, error: HeadwaiterError) -> None:
         """Fail everybody and give up the batch, whose state may be lost; see `Run`."""
-        finished = self._outcome.finished if self._outcome else []
-        for entry in (*self._newcomers, *(each.entry for each in (*self._batch.sequences, *finished))):
+        entries = self._batch.entries
+        if self._outcome is not None:
+            entries += [sequence.entry for sequence in self._outcome.finished]
+            entries += [entry for entry, _ in self._outcome.failed]
+        for entry in entries:
             entry.fail(error)
         self._lane.replace(self._batch)
 
@@ -116,7 +117,8 @@ class GenerationLane:
     @property
     def running(self) -> int:
         """Texts in running batches."""
-        return sum(len(batch.sequences) for batch in self._batches)
+        # A copy: the scrape that asks is on another thread.
+        return sum(len(batch.sequences) for batch in tuple(self._batches))
 
     def submit(self, entries: list[GenerationEntry]) -> None:
         """Queue the texts of a call. The dispatcher must be woken afterwards."""
@@ -133,45 +135,48 @@ class GenerationLane:
     def take(self, now: float, idle_workers: int) -> Iteration | None:
         """See `Lane`: the next iteration of the batch that has waited longest for one."""
         idle = [batch for batch in self._batches if not batch.in_flight]
-        waiting = len(self._backlog)
-        # Batches with work come first, in the order in which they last ran; then, for newcomers, an empty one.
-        batch = next((each for each in idle if each.sequences), None)
-        if batch is None or (waiting and not self._room(batch)):
-            batch = next((each for each in idle if self._room(each)), batch)
+        # Batches with work come first, in the order in which they last ran; for newcomers, one that has room.
+        running = next((each for each in idle if each.sequences), None)
+        batch = running
+        if running is None or (len(self._backlog) and not self._room(running)):
+            batch = next((each for each in idle if self._room(each)), running)
         if batch is None:
             return None
-        newcomers = self._newcomers(batch, now, idle_workers)
+        self._admit_newcomers(batch, now, idle_workers)
+        if not batch.newcomers and not batch.sequences:  # what waited was dead
+            if running is None:
+                return None
+            batch = running
         for sequence in batch.sequences:
             sequence.entry.call.dead(now)  # answers it if its deadline has passed; the iteration drops its row
-        if not newcomers and not batch.sequences:
-            return None
         batch.in_flight = True
         self._batches.remove(batch)
         self._batches.append(batch)
-        return Iteration(self, batch, newcomers, next(self._numbers))
+        return Iteration(self, batch, next(self._numbers))
 
-    def _newcomers(self, batch: RunningBatch, now: float, idle_workers: int) -> list[GenerationEntry]:
-        """Those who join a batch now."""
+    def _admit_newcomers(self, batch: RunningBatch, now: float, idle_workers: int) -> None:
+        """Let those who wait join a batch in its next iteration, as far as there is room and it is worth it."""
         room, waiting = self._room(batch), len(self._backlog)
-        # A nearly full batch lets a few rows come free before it takes newcomers, but puts them off for one step only:
-        # reading the encoder's weights for one text at a time would cost all others more than that step costs it.
-        batch.deferred = bool(waiting and room) and not batch.deferred and room < self._budget.rows * _ROOM_TO_JOIN
-        if not room or batch.deferred:
-            return []
-        share = max(_SMALLEST_SHARE, -(-waiting // idle_workers))
-        return self._backlog.take(now, Budget(min(room, share), self._budget.tokens))
+        # A few newcomers wait for one step, in which more of them and more free rows may come: encoding them one by one
+        # costs everybody in the batch more than that step costs them.
+        few = min(room, waiting) < len(batch.sequences) * _WORTH_JOINING
+        batch.deferred = few and not batch.deferred and waiting > 0
+        if room and not batch.deferred:
+            share = max(_SMALLEST_SHARE, -(-waiting // idle_workers))
+            batch.newcomers = self._backlog.take(now, Budget(min(room, share), self._budget.tokens))
 
     def fail_all(self, error: HeadwaiterError) -> None:
         """See `Lane`."""
         for entry in self._backlog.clear():
             entry.fail(error)
         for batch in self._batches:
-            for sequence in batch.sequences:
-                sequence.entry.fail(error)
+            for entry in batch.entries:
+                entry.fail(error)
 
     def replace(self, batch: RunningBatch) -> None:
         """Put an empty batch in the place of one whose state is lost."""
-        self._batches[self._batches.index(batch)] = RunningBatch(self._model, self._clock)
+        if batch in self._batches:
+            self._batches[self._batches.index(batch)] = RunningBatch(self._model, self._clock)
 
     def _room(self, batch: RunningBatch) -> int:
         """Rows that may join a batch now."""

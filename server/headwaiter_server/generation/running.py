@@ -56,6 +56,8 @@ class RunningBatch:
 
     Attributes:
         sequences: Who is being generated, in the order of their rows.
+        newcomers: Who joins in the next iteration. They wait here and nowhere else, so that whoever fails everybody
+            finds them.
         in_flight: Whether a worker has it.
         deferred: Whether newcomers were put off in the last iteration.
     """
@@ -67,14 +69,19 @@ class RunningBatch:
         self._clock = clock
         self._rows: list[Sequence | None] = []
         self.sequences: list[Sequence] = []
+        self.newcomers: list[GenerationEntry] = []
         self.in_flight = False
         self.deferred = False
 
-    def iterate(self, newcomers: list[GenerationEntry], batch_id: int) -> Outcome:
+    @property
+    def entries(self) -> list[GenerationEntry]:
+        """Everybody who waits for an answer from this batch."""
+        return [*self.newcomers, *(sequence.entry for sequence in self.sequences)]
+
+    def iterate(self, batch_id: int) -> Outcome:
         """Let go of rows nobody waits for, take newcomers in, and decode one token of every row.
 
         Args:
-            newcomers: Entries to join.
             batch_id: Number of this iteration.
 
         Returns:
@@ -83,9 +90,10 @@ class RunningBatch:
         started = self._clock()
         outcome = Outcome(IterationFacts(batch_id), started)
         self._rows = [None if each is None or each.entry.call.over else each for each in self._rows]
-        self._join(newcomers, started, outcome)
+        self._join(self.newcomers, started, outcome)
         self._close_gaps()
         self.sequences = [each for each in self._rows if each is not None]
+        self.newcomers = []
         if self.sequences:
             self._step(outcome)
         outcome.now = self._clock()

@@ -22,7 +22,7 @@ class GenerationTask:
 
     Attributes:
         source: The text.
-        max_new_tokens: Most tokens to generate, the end-of-sequence token not counted.
+        max_new_tokens: Most tokens to generate, the end-of-sequence token included.
     """
 
     source: Encoding

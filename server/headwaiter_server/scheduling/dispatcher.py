@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from headwaiter_server.errors import EngineError, HeadwaiterError
+from headwaiter_server.errors import EngineError, HeadwaiterError, ModelUnavailableError
 from headwaiter_server.log import get_logger
+from headwaiter_server.scheduling.admission import RETRY_SECONDS
 from headwaiter_server.scheduling.policy import Rank
 
 _log = get_logger(__name__)
@@ -78,8 +79,10 @@ class Dispatcher:
         self._idle = workers
         self._lanes: list[Lane] = []
         self._on_crash = on_crash
-        self._crashed = False
+        self._stopped = False
         self._pump_due = False
+        self._all_idle = asyncio.Event()
+        self._all_idle.set()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
 
     @property
@@ -96,24 +99,37 @@ class Dispatcher:
 
         The look happens on the loop's next turn, so that texts which arrive in one turn can share a run.
         """
-        if self._crashed:
-            self.fail_all(EngineError("the scheduler has stopped"))
+        if self._stopped:
+            self.fail_all(ModelUnavailableError("the scheduler has stopped", RETRY_SECONDS))
         elif not self._pump_due:
             self._pump_due = True
             asyncio.get_running_loop().call_soon(self._pump)
 
-    def close(self) -> None:
-        """Fail what is left, wait for the workers to finish what they run, and end them."""
-        self._crashed = True
-        self.fail_all(EngineError("the scheduler has stopped"))
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    async def close(self, timeout_seconds: float) -> bool:
+        """Fail what is left, and end the workers.
+
+        Args:
+            timeout_seconds: How long to wait for runs that are under way.
+
+        Returns:
+            Whether they have ended.
+        """
+        self._stopped = True
+        self.fail_all(ModelUnavailableError("the server has shut down", RETRY_SECONDS))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._all_idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _pump(self) -> None:
         self._pump_due = False
         try:
             while self._idle and (run := self._next_run()) is not None:
                 self._start(run)
-        except Exception:  # noqa: BLE001 - a bug here must not leave anybody waiting
+        except Exception:  # noqa: BLE001 - as in _finished
             self._crash()
 
     def _next_run(self) -> Run | None:
@@ -136,35 +152,51 @@ class Dispatcher:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._finished, run, future)
 
+        future = self._pool.submit(run.execute)
         self._idle -= 1
-        self._pool.submit(run.execute).add_done_callback(finished)
+        self._all_idle.clear()
+        future.add_done_callback(finished)
 
     def _finished(self, run: Run, future: Future[None]) -> None:
         self._idle += 1
-        error = future.exception()
+        if self._idle == self.workers:
+            self._all_idle.set()
         try:
-            if error is None:
-                run.settle()
-            else:
+            if future.cancelled():
+                run.fail(ModelUnavailableError("the server has shut down", RETRY_SECONDS))
+            elif (error := future.exception()) is not None:
                 _log.error("run_failed", exc_info=error)
                 run.fail(EngineError("the model failed"))
-        except Exception:  # noqa: BLE001 - as above
+            else:
+                run.settle()
+        except Exception:  # noqa: BLE001 - a bug here must not leave anybody waiting
             self._crash(run)
-        if self._crashed:
-            self.fail_all(EngineError("the scheduler has stopped"))
+        if self._stopped:
+            self.fail_all(ModelUnavailableError("the scheduler has stopped", RETRY_SECONDS))
         else:
             self._pump()
 
     def _crash(self, run: Run | None = None) -> None:
-        """A bug in scheduling: nobody may be left waiting, and the health checks must know."""
+        """A bug in scheduling: nobody may be left waiting, whatever else breaks, and the server must know."""
         _log.exception("scheduler_crashed")
-        self._crashed = True
-        if run is not None:
-            run.fail(EngineError("the scheduler has stopped"))
-        self.fail_all(EngineError("the scheduler has stopped"))
-        self._on_crash()
+        self._stopped = True
+        error = EngineError("the scheduler has stopped")
+        try:
+            if run is not None:
+                _shielded(run.fail, error)
+            self.fail_all(error)
+        finally:
+            self._on_crash()
 
     def fail_all(self, error: HeadwaiterError) -> None:
         """Answer everything that waits or runs with an error."""
         for lane in self._lanes:
-            lane.fail_all(error)
+            _shielded(lane.fail_all, error)
+
+
+def _shielded(fail: Callable[[HeadwaiterError], None], error: HeadwaiterError) -> None:
+    """Let one failure to fail not keep the others from being answered."""
+    try:
+        fail(error)
+    except Exception:  # noqa: BLE001 - logged; what matters is that the next one gets its turn
+        _log.exception("answering_failed")

@@ -82,4 +82,4 @@ async def scheduler(
     try:
         yield parts
     finally:
-        dispatcher.close()
+        assert await dispatcher.close(10)

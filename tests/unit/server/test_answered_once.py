@@ -131,7 +131,7 @@ async def test_closing_fails_what_is_left() -> None:
         await gate.entered()
         parts.dispatcher.fail_all(DrainingError("bye", 0.1))
         gate.open()
-        parts.dispatcher.close()
+        assert await parts.dispatcher.close(10)
         answers = await settled(calls)
         assert all(isinstance(answer, DrainingError | EngineError) for answer in answers)
 
