@@ -38,7 +38,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the server's time went, and what shared its runs. Of a call with many texts: the slowest text's.
+    """Where the server's time went, and what shared its runs. Of a call with many texts: the largest of each.
 
     Attributes:
         total_seconds: From the server's first sight of the call to its reply.
