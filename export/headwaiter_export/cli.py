@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ from headwaiter_export.terminal import Bars
 
 if TYPE_CHECKING:
     from headwaiter_proto.v1.bundle_pb2 import Manifest
+
+
+def _finite(value: float) -> float:
+    # A NaN passes click's range, and every comparison with it.
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number")
+    return value
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +46,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0.0, min_open=True),
+    type=click.FloatRange(min=0.0, min_open=True, max=1.0),
+    callback=lambda _context, _parameter, value: _finite(value),
     default=1e-4,
     show_default=True,
     help="Largest absolute difference from PyTorch. Beyond it nothing is written.",

@@ -8,10 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from headwaiter_server.app import Server, serve
-from headwaiter_server.config import ServerSettings, as_toml, load_settings
-from headwaiter_server.errors import ConfigError, HeadwaiterError
-from headwaiter_server.log import configure_logging
+try:
+    from headwaiter_server.app import Server, serve
+    from headwaiter_server.config import ServerSettings, as_toml, load_settings
+    from headwaiter_server.errors import ConfigError, HeadwaiterError
+    from headwaiter_server.log import configure_logging
+except ModuleNotFoundError as error:
+    # The command comes with every install of the package, what it needs only with the extra.
+    raise SystemExit(f"headwaiter-server: no module {error.name}; install headwaiter with its extra: server") from error
 
 try:
     from uvloop import new_event_loop

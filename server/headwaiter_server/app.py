@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -78,9 +79,10 @@ class Server:
         self._settings = settings
         self._stop = stop
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_calls, settings.max_call_bytes)
+        self.admission = Admission(settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts)
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
         self._shares = FairShares()
+        self._run_numbers = itertools.count(1)
         self._catalog = Catalog()
         self._tasks: set[asyncio.Task[None]] = set()
         edge = Edge(self.admission, self.metrics, clock)
@@ -179,6 +181,9 @@ class Server:
                 model.manifest.architecture,
             )
 
+        if not self.models:
+            raise BundleError(f"no model of {settings.models} could be loaded")
+
     def _open_lane(self, name: str, model: GenerationModel) -> GenerationLane:
         observer = _LaneMetrics(self.metrics, name)
         lane = GenerationLane(
@@ -187,6 +192,7 @@ class Server:
             workers=self.dispatcher.workers,
             batching=self._settings.batching,
             shares=self._shares,
+            numbers=self._run_numbers,
             clock=self.dispatcher.clock,
             observer=observer,
             on_failure=observer.failed,

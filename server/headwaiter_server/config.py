@@ -33,8 +33,12 @@ from headwaiter_server.log import LogFormat, LogLevel
 ENV_PREFIX = "HEADWAITER_"
 # Variables of the other commands, which may stand in the same environment.
 _FOREIGN_PREFIXES = ("HEADWAITER_CLIENT_", "HEADWAITER_EXPORT_", "HEADWAITER_LOAD_")
-# Kubernetes gives pods such variables for a service that is named headwaiter.
-_SERVICE_LINK = re.compile(r"HEADWAITER(_SERVICE_(HOST|PORT\w*)|_PORT(_\d+_\w+)?)")
+# Kubernetes gives pods such variables for services that are named headwaiter or headwaiter-something.
+_SERVICE_LINK = re.compile(
+    r"HEADWAITER(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+# One more of them looks like a setting that somebody mistyped; its value is what tells.
+_SERVICE_URL_LINK = re.compile(r"HEADWAITER(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://.*")
 
 Batching = Literal["auto", "fifo", "none"]
 
@@ -91,7 +95,7 @@ class ServerSettings(BaseSettings):
         "and runs until its last text is done, as most servers do; none: one text at a time; both for comparison.",
     )
     max_batch_rows: int = Field(
-        default=32,
+        default=64,
         ge=1,
         le=4096,
         description="Most texts of one running batch. More raises throughput until the step leaves the processor's "
@@ -127,6 +131,13 @@ class ServerSettings(BaseSettings):
         le=1 << 20,
         description="Most texts in one call; more are refused with INVALID_ARGUMENT.",
     )
+    max_waiting_texts: int = Field(
+        default=32_768,
+        ge=1,
+        le=1 << 24,
+        description="Most texts held at one time, waiting and running, of all calls together; a call with more than "
+        "there is room for is refused whole with UNAVAILABLE. Each takes about 700 bytes of memory.",
+    )
     max_streams: int = Field(
         default=4096,
         ge=1,
@@ -160,6 +171,8 @@ class ServerSettings(BaseSettings):
         for address in value:
             if not address.startswith("unix:"):
                 split_address(address)
+            elif not address.removeprefix("unix:").strip("/"):
+                raise ValueError(f"expected unix:PATH, got {address!r}")
         return value
 
     @field_validator("metrics_listen")
@@ -296,6 +309,7 @@ def _refuse_unknown_environment(environ: Mapping[str, str]) -> None:
         and upper not in known
         and not upper.startswith(_FOREIGN_PREFIXES)
         and not _SERVICE_LINK.fullmatch(upper)
+        and not _SERVICE_URL_LINK.fullmatch(f"{upper}={environ[name]}")
     )
     if unknown:
         raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")

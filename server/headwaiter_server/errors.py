@@ -6,7 +6,6 @@
     `-- RequestError                one call is answered with an error
         |-- InvalidRequestError     the caller must change the request
         |-- UnknownModelError       no such model or version
-        |-- MessageTooLargeError    more bytes than the server takes
         |-- OverloadedError         try again, later or elsewhere
         |   |-- QueueFullError
         |   |-- DrainingError
@@ -52,10 +51,6 @@ class InvalidRequestError(RequestError):
 
 class UnknownModelError(RequestError):
     """No model, or no version of it, goes by that name."""
-
-
-class MessageTooLargeError(RequestError):
-    """The message has more bytes than the server takes in one call."""
 
 
 class OverloadedError(RequestError):

@@ -34,7 +34,8 @@ def client(server: ServerProcess) -> Iterator[Client]:
         (["two words"], "texts[0]", ["U+0020"]),
         (["a" * 5000], "texts[0]", ["5001 tokens", "limit"]),
         (["a" * 3_000_000], "texts[0]", ["3000000 characters", "limit"]),
-        (["word"] * 10_000, "texts", ["10000", "1024"]),
+        (["word"] * 10_000, "texts", ["more than 1024 entries"]),
+        ([""] * 1025, "texts", ["more than 1024 entries"]),
         ([], "texts", ["empty"]),
     ],
 )
@@ -81,7 +82,7 @@ def test_undecodable_bytes_are_invalid(server: ServerProcess, data: bytes) -> No
     assert bad_request.field_violations[0].field
 
 
-@pytest.mark.parametrize("value", ["0", "17", "-1", "high", "1.5", "9" * 1000])
+@pytest.mark.parametrize("value", ["0", "17", "-1", "high", "1.5", "9" * 1000, "0001" + "0" * 5000])
 def test_bad_priority_is_refused(server: ServerProcess, value: str) -> None:
     """A priority out of range is refused with the range."""
     error = refused(server.grpc, GENERATE, b"", ("headwaiter-priority", value))

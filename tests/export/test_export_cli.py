@@ -61,7 +61,14 @@ def test_existing_output_needs_force(stand_in: Callable[..., Path], tmp_path: Pa
     assert codes == [0, 1, 0]
 
 
-@pytest.mark.parametrize("arguments", [[], ["source"], ["source", "--out", "n/1", "--tolerance", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["source"],
+        *(["source", "--out", "n/1", "--tolerance", value] for value in ("0", "-1", "nan", "inf", "1.01", "1e9")),
+    ],
+)
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     """Missing or impossible arguments are a usage error."""
     assert CliRunner().invoke(command, arguments).exit_code == 2

@@ -127,11 +127,16 @@ async def from_lines(stream: BinaryIO) -> AsyncIterator[list[Text]]:
     Blank lines are skipped, yet counted.
     """
     number = 0
-    rest = b""
+    rest: list[bytes] = []  # of a line whose end is not there yet; joined once, however long the line
     async with aclosing(_chunks(stream)) as chunks:
         async for chunk in chunks:
             # The end of the stream ends its last line.
-            *lines, rest = (rest + (chunk or b"\n")).split(b"\n")
+            first, *others = (chunk or b"\n").split(b"\n")
+            rest.append(first)
+            if not others:
+                continue
+            lines = [b"".join(rest), *others[:-1]]
+            rest = others[-1:]
             texts = [Text(f"line {n}", line.removesuffix(b"\r")) for n, line in enumerate(lines, number + 1)]
             number += len(lines)
             for batch in batched(text for text in texts if text.raw.strip()):

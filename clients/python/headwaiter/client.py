@@ -101,13 +101,19 @@ class Client(ClientBase[grpc.Channel]):
         timeout_seconds: float | None,
     ) -> ResultT:
         call: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT] = self._prepared(method)
+        deadline_seconds = self._connection.deadline_seconds(timeout_seconds)
         try:
             response = call(
                 request,
-                timeout=self._connection.deadline_seconds(timeout_seconds),
+                timeout=deadline_seconds,
                 metadata=self._connection.metadata,
                 wait_for_ready=self._connection.wait_for_ready,
             )
         except grpc.RpcError as error:
             raise error_from_rpc(error, self.target) from error
+        except ValueError as error:
+            # gRPC's word for a channel that another thread has closed since it was handed out.
+            if self._closed:
+                raise RuntimeError("this client is closed") from error
+            raise
         return method.decode(response)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from headwaiter_server.config import Batching
@@ -23,7 +22,7 @@ from headwaiter_server.scheduling.policy import (
 # Below this, splitting what waits between idle workers costs more than it gains: small steps are inefficient.
 _SMALLEST_SHARE = 4
 # Newcomers, relative to those who are being generated, for whom a step is lengthened without delay.
-_WORTH_JOINING = 0.25
+_WORTH_JOINING = 0.5
 
 
 class Observer(Protocol):
@@ -81,6 +80,7 @@ class GenerationLane:
         workers: int,
         batching: Batching,
         shares: FairShares,
+        numbers: Iterator[int],
         clock: Callable[[], float],
         observer: Observer,
         on_failure: Callable[[BaseException], None],
@@ -94,6 +94,7 @@ class GenerationLane:
             batching: "auto" lets texts join between steps; "fifo" fills a batch only when it is empty; "none" decodes
                 one text at a time.
             shares: Fair shares over all models.
+            numbers: Numbers of iterations, over all models.
             clock: The scheduler's clock.
             observer: Told of each iteration.
             on_failure: Told of what the engine raised.
@@ -105,7 +106,7 @@ class GenerationLane:
         self._shares = shares
         self._backlog = Backlog(shares)
         self._batches = [RunningBatch(model, clock) for _ in range(workers)]
-        self._numbers = itertools.count(1)
+        self._numbers = numbers
         self.on_failure = on_failure
         self.observer = observer
 

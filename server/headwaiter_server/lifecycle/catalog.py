@@ -32,6 +32,10 @@ class ServedModel:
     lane: GenerationLane
 
 
+# Of the models or versions that there are, how many an error names.
+_MOST_NAMED = 10
+
+
 class Catalog:
     """Finds models for requests."""
 
@@ -54,7 +58,7 @@ class Catalog:
             version: Its version; 0 for the highest.
 
         Raises:
-            UnknownModelError: There is none; the message names those that exist.
+            UnknownModelError: There is none; the message names some that exist.
         """
         if not name:
             if len(self._models) != 1:
@@ -65,9 +69,14 @@ class Catalog:
             raise UnknownModelError(f"no model {name[:100]!r}: this server holds {self._names()}")
         version = version or max(versions)
         if version not in versions:
-            known = ", ".join(map(str, sorted(versions)))
+            known = _listed([str(each) for each in sorted(versions)])
             raise UnknownModelError(f"no version {version} of model {name!r}: this server holds {known}")
         return versions[version]
 
     def _names(self) -> str:
-        return ", ".join(sorted(self._models)) or "none"
+        return _listed(sorted(self._models)) or "none"
+
+
+def _listed(names: list[str]) -> str:
+    more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
+    return ", ".join([*names[:_MOST_NAMED], *more])

@@ -14,9 +14,10 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.generation.lane import GenerationLane
 from headwaiter_server.lifecycle.catalog import ServedModel
+from headwaiter_server.lifecycle.manifest import check_manifest, check_names
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.log import get_logger
-from headwaiter_server.model.bundle import Bundle, read_bundle
+from headwaiter_server.model.bundle import MANIFEST_FILE, Bundle, read_bundle
 from headwaiter_server.model.contract import GenerationModel, Graph
 from headwaiter_server.model.seq2seq import CacheGeometry, Seq2SeqModel
 from headwaiter_server.tokenizer import TextTokenizer
@@ -55,10 +56,14 @@ class Loader:
             BundleError: It cannot be trusted, read or run; the message says where and why.
         """
         started = time.monotonic()
+        if location.problem:
+            raise BundleError(location.problem)
         bundle = read_bundle(location.folder, variant)
         manifest = bundle.manifest
-        if manifest.task != bundle_pb2.TASK_GENERATE:
-            raise BundleError(f"{location.folder}: this server does not serve task {manifest.task}")
+        try:
+            check_manifest(manifest, bundle.variant)
+        except BundleError as error:
+            raise BundleError(f"{location.folder / MANIFEST_FILE}: {error}") from error
         special = manifest.special_tokens
         refused_id = special.unk_id if manifest.refuse_unknown_tokens and special.HasField("unk_id") else None
         tokenizer = TextTokenizer.from_json(bundle.tokenizer_json, manifest.limits.max_source_tokens, refused_id)
@@ -84,11 +89,13 @@ class Loader:
         )
 
     def _build(self, location: BundleLocation, bundle: Bundle) -> Seq2SeqModel:
-        def graph(role: int) -> Graph:
-            if role not in bundle.graphs:
-                name = bundle_pb2.GraphRole.Name(role)
-                raise BundleError(f"{location.folder}: the manifest lists no graph with role {name}")
-            return self.open_graph(f"{location.folder} {bundle_pb2.GraphRole.Name(role)}", bundle.graphs[role])
+        listed = {each.role: each for each in bundle.variant.graphs}
+
+        def graph(role: bundle_pb2.GraphRole) -> Graph:
+            name = f"{location.folder} {bundle_pb2.GraphRole.Name(role)}"
+            opened = self.open_graph(name, bundle.graphs[role])
+            check_names(name, listed[role], opened)
+            return opened
 
         cache, special = bundle.manifest.kv_cache, bundle.manifest.special_tokens
         return Seq2SeqModel(

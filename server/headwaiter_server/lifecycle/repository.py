@@ -19,20 +19,23 @@ class BundleLocation:
         name: Of the model.
         version: Of the model.
         folder: The bundle.
+        problem: Why there is none after all; loading it says so.
     """
 
     name: str
     version: int
     folder: Path
+    problem: str = ""
 
 
 def find_bundles(repository: Path) -> list[BundleLocation]:
     """The highest version of every model in a repository, by name.
 
-    Folders that start with a dot are left alone: exports are written there before they are renamed into place.
+    A folder without a version is listed with its problem, so that it counts as one model that failed. Folders that
+    start with a dot are left alone: exports are written there before they are renamed into place.
 
     Raises:
-        BundleError: It is no folder, or holds no model.
+        BundleError: It is no folder, or holds no folder of a model.
     """
     if not repository.is_dir():
         raise BundleError(f"{repository} is not a folder; headwaiter-export writes models into one")
@@ -40,16 +43,24 @@ def find_bundles(repository: Path) -> list[BundleLocation]:
     for folder in _entries(repository):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
-        versions = [int(each.name) for each in _entries(folder) if each.is_dir() and _is_version(each.name)]
-        if not versions:
-            raise BundleError(f"{folder} holds no version: expected a folder named by a positive number, such as 1")
-        version = max(versions)
-        locations.append(BundleLocation(folder.name, version, folder / str(version)))
+        try:
+            version = _highest_version(folder)
+        except BundleError as error:
+            locations.append(BundleLocation(folder.name, 0, folder, str(error)))
+        else:
+            locations.append(BundleLocation(folder.name, version, folder / str(version)))
     if not locations:
         raise BundleError(
             f"{repository} holds no model: expected NAME/VERSION folders, as headwaiter-export writes them"
         )
     return locations
+
+
+def _highest_version(folder: Path) -> int:
+    versions = [int(each.name) for each in _entries(folder) if each.is_dir() and _is_version(each.name)]
+    if not versions:
+        raise BundleError(f"{folder} holds no version: expected a folder named by a positive number, such as 1")
+    return max(versions)
 
 
 def _entries(folder: Path) -> list[Path]:

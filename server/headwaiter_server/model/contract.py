@@ -16,7 +16,15 @@ Array = NDArray[Any]
 
 
 class Graph(Protocol):
-    """One ONNX graph. May be run from several threads at once."""
+    """One ONNX graph. May be run from several threads at once.
+
+    Attributes:
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
         """Compute the named outputs.

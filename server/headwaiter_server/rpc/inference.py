@@ -13,6 +13,7 @@ from headwaiter_server.generation.sequence import FinishReason
 from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.pipeline import GenerationReply, GenerationRequest, Pipeline
 from headwaiter_server.rpc.edge import Crossing, Edge
+from headwaiter_server.rpc.wire import check_field_counts
 from headwaiter_server.scheduling.admission import Permit
 
 SERVICE_NAME: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -44,10 +45,12 @@ class InferenceService:
 
     async def generate(self, data: bytes, permit: Permit, crossing: Crossing) -> bytes:
         """Generate a text for each input text."""
+        max_texts = self._pipeline.max_texts
+        check_field_counts(data, inference_pb2.GenerateRequest.TEXTS_FIELD_NUMBER, "texts", max_texts)
         message = _parse(inference_pb2.GenerateRequest, data)
         model = self._pipeline.find(message.model, message.version)
         crossing.model, crossing.version = model.name, str(model.version)
-        request = GenerationRequest(model.name, model.version, list(message.texts), message.max_new_tokens)
+        request = GenerationRequest(model.name, model.version, message.texts, message.max_new_tokens)
         reply = await self._pipeline.generate(permit, crossing.terms, request)
         timings = reply.timings
         crossing.texts = len(reply.texts)

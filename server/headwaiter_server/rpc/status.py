@@ -14,7 +14,6 @@ from headwaiter_server.errors import (
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
-    MessageTooLargeError,
     OverloadedError,
     RequestError,
     UnknownModelError,
@@ -26,7 +25,6 @@ _log = get_logger(__name__)
 _CODES: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    MessageTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OverloadedError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineError: grpc.StatusCode.INTERNAL,

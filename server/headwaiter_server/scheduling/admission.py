@@ -1,8 +1,9 @@
-"""Who may come in. Decided at once, before a message is parsed: admission never waits."""
+"""Who may come in. Decided at once, calls and bytes before a message is parsed: admission never waits."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,12 @@ class Permit:
     Use it as a context manager. Functions that do a call's work take one, so that forgetting admission does not run.
     """
 
-    __slots__ = ("_admission", "size_bytes")
+    __slots__ = ("_admission", "size_bytes", "texts")
 
     def __init__(self, admission: Admission, size_bytes: int) -> None:
         self._admission = admission
         self.size_bytes = size_bytes
+        self.texts = 0
 
     def __enter__(self) -> Self:
         return self
@@ -32,20 +34,31 @@ class Permit:
     ) -> None:
         self._admission.release(self)
 
+    def hold_texts(self, count: int) -> None:
+        """Count the call's texts, once they are known and before any of them waits; all of them or none.
+
+        Raises:
+            QueueFullError: As many as the server is set to hold are held already.
+        """
+        self._admission.hold_texts(self, count)
+
 
 class Admission:
-    """Counts calls and their bytes, and knows whether the server still takes any."""
+    """Counts calls, their bytes and their texts, and knows whether the server still takes any."""
 
-    def __init__(self, max_calls: int, max_bytes: int) -> None:
+    def __init__(self, max_calls: int, max_bytes: int, max_texts: float = math.inf) -> None:
         """Set the bounds.
 
         Args:
             max_calls: Most calls held at once.
             max_bytes: Most bytes of their messages.
+            max_texts: Most of their texts.
         """
         self._max_calls = max_calls
         self._max_bytes = max_bytes
+        self._max_texts = max_texts
         self._bytes = 0
+        self._texts = 0
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -72,10 +85,20 @@ class Admission:
         self._empty.clear()
         return Permit(self, size_bytes)
 
+    def hold_texts(self, permit: Permit, count: int) -> None:
+        """Count a call's texts; see `Permit.hold_texts`."""
+        if self._texts + count > self._max_texts and self._texts:
+            raise QueueFullError(
+                f"{self._texts} texts are waiting already, the limit is {self._max_texts}", RETRY_SECONDS
+            )
+        self._texts += count
+        permit.texts += count
+
     def release(self, permit: Permit) -> None:
         """Give a permit back; `Permit` does that itself."""
         self.calls -= 1
         self._bytes -= permit.size_bytes
+        self._texts -= permit.texts
         if not self.calls:
             self._empty.set()
 

@@ -2,12 +2,14 @@
 
 The order, most important first:
 
-1. Priority level, 1 before 2. Waiting promotes: a level rises by one for each `PROMOTION_SECONDS` that its oldest text
-   has waited, so that no level starves for ever. The whole level rises, lest a caller with a long queue of old texts
-   overtake the others of its level.
-2. Fair shares: of the callers with something waiting, the one whose fairness key was served the fewest tokens.
-3. Earliest deadline; without one, as if it were `PATIENCE_SECONDS` after arrival, so that a stream of urgent
-   newcomers cannot overtake an old text for ever.
+1. Priority level, 1 before 2. Waiting promotes a text by one level for each `PROMOTION_SECONDS`, so that no level
+   starves for ever. The turn is the level's whose oldest text has risen highest; levels that have risen alike share it.
+   Of a level that has its turn, all texts compete that need no promotion to stand before the other levels, or have
+   themselves waited for as much of it as they need. So an old text lifts no newcomer over another level; and where no
+   other level stands between, a caller with a long queue of old texts overtakes no other caller of its level.
+2. Fair shares: of the callers with a text that competes, the one whose fairness key was served the fewest tokens.
+3. Earliest deadline, or `PATIENCE_SECONDS` after arrival if that is earlier, so that a stream of urgent newcomers
+   cannot overtake an old text for ever. Of texts that compete by promotion only, a caller's oldest.
 
 (Earliest deadline first: Liu and Layland 1973. Fair shares by least service, with newcomers starting at the
 least-served active key's count: start-time fair queueing, Goyal et al. 1996.)
@@ -15,14 +17,14 @@ least-served active key's count: start-time fair queueing, Goyal et al. 1996.)
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
-from headwaiter_server.scheduling.calls import NO_DEADLINE, Pending, Terms
+from headwaiter_server.scheduling.calls import Pending, Terms
 
 PROMOTION_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
@@ -30,6 +32,11 @@ PATIENCE_SECONDS = 30.0
 Entry = Pending[Any, Any]
 Rank = tuple[int, float, float, int]
 _HeapItem = tuple[float, int, Entry]
+# Tokens served, effective deadline, order, level, fairness key.
+_Head = tuple[float, float, int, int, str]
+
+# Outdated items that a heap may hold beside as many as it has valid ones.
+_MOST_OUTDATED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +58,17 @@ class FairShares:
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
         self._waiting: dict[str, int] = {}
+        # A key's count only grows while it waits, so an outdated item stands too near the top and is met there.
+        self._by_service: list[tuple[float, str]] = []
 
     def enter(self, key: str) -> None:
         """Note an entry that begins to wait; a new key starts level with the least-served one."""
         if key not in self._served:
-            self._served[key] = self._least()
+            self._served[key] = served = self._least()
+            heapq.heappush(self._by_service, (served, key))
+            if len(self._by_service) > 2 * len(self._served) + _MOST_OUTDATED:
+                self._by_service = [(served, key) for key, served in self._served.items()]
+                heapq.heapify(self._by_service)
         self._waiting[key] = self._waiting.get(key, 0) + 1
 
     def leave(self, key: str, served_tokens: int) -> None:
@@ -63,6 +76,8 @@ class FairShares:
 
         A key with nothing waiting is forgotten: idle time earns no credit, and the table stays small.
         """
+        if key not in self._waiting:
+            return
         self._served[key] += served_tokens
         self._waiting[key] -= 1
         if not self._waiting[key]:
@@ -73,19 +88,42 @@ class FairShares:
         return self._served[key] if key in self._served else self._least()
 
     def _least(self) -> float:
-        return min(self._served.values(), default=0.0)
+        heap = self._by_service
+        while heap:
+            listed, key = heap[0]
+            served = self._served.get(key)
+            if served == listed:
+                return listed
+            if served is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (served, key))
+        return 0.0
+
+
+@dataclass(slots=True)
+class _Mates:
+    """Entries of one priority level and fairness key. Heaps keep removed entries until they come to the top.
+
+    Attributes:
+        by_deadline: Earliest deadline first.
+        by_arrival: Oldest first.
+    """
+
+    by_deadline: list[_HeapItem] = field(default_factory=list)
+    by_arrival: list[_HeapItem] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Level:
-    """Entries of one priority level. Heaps keep removed entries until they come to the top.
+    """Entries of one priority level.
 
     Attributes:
-        by_deadline: Per fairness key, earliest deadline first.
+        callers: Those of each fairness key.
         by_arrival: All of them, oldest first.
     """
 
-    by_deadline: dict[str, list[_HeapItem]] = field(default_factory=dict)
+    callers: dict[str, _Mates] = field(default_factory=dict)
     by_arrival: list[_HeapItem] = field(default_factory=list)
 
 
@@ -107,16 +145,20 @@ class Backlog:
         terms = entry.call.terms
         entry.order = next(self._orders)
         level = self._levels.setdefault(terms.priority, _Level())
-        mates = level.by_deadline.setdefault(terms.fairness_key, [])
-        heapq.heappush(mates, (effective_deadline(terms), entry.order, entry))
+        mates = level.callers.setdefault(terms.fairness_key, _Mates())
+        heapq.heappush(mates.by_deadline, (effective_deadline(terms), entry.order, entry))
+        heapq.heappush(mates.by_arrival, (terms.arrived, entry.order, entry))
         heapq.heappush(level.by_arrival, (terms.arrived, entry.order, entry))
         self._waiting[entry.order] = entry
         self._shares.enter(terms.fairness_key)
 
     def rank(self, now: float) -> Rank | None:
         """The rank of the entry that would be taken first; smaller is sooner. None when nothing waits."""
-        best = self._best(now)
-        return None if best is None else best[0]
+        best = min(self._heads(self._front(now), now), default=None)
+        if best is None:
+            return None
+        served, deadline, order, _, _ = best
+        return (promoted(self._waiting[order].call.terms, now), served, deadline, order)
 
     def take(self, now: float, budget: Budget) -> list[Entry]:
         """Remove and return the entries of the next run, in order, dead ones dropped.
@@ -127,8 +169,16 @@ class Backlog:
         """
         taken: list[Entry] = []
         tokens = 0
-        while len(taken) < budget.rows and (best := self._best(now)) is not None:
-            entry = best[1]
+        front: Mapping[int, int] = {}
+        heads: list[_Head] = []
+        while len(taken) < budget.rows:
+            # Every caller's head is looked at once, and again only when the turn goes to other levels.
+            if (front_now := self._front(now)) != front:
+                front, heads = front_now, list(self._heads(front_now, now))
+                heapq.heapify(heads)
+            entry = self._first(heads, front, now)
+            if entry is None:
+                break
             if taken and tokens + entry.cost_tokens > budget.tokens:
                 break
             self._remove(entry, entry.cost_tokens)
@@ -137,30 +187,68 @@ class Backlog:
         return taken
 
     def clear(self) -> list[Entry]:
-        """Remove and return every entry, the dead among them."""
+        """Remove and return every entry, the dead among them; whatever has gone wrong, whoever waits is handed out."""
         entries = list(self._waiting.values())
+        self._waiting = {}
+        self._levels = {}
         for entry in entries:
-            self._remove(entry, 0)
-        self._levels.clear()
+            with contextlib.suppress(Exception):
+                self._shares.leave(entry.call.terms.fairness_key, 0)
         return entries
 
-    def _best(self, now: float) -> tuple[Rank, Entry] | None:
-        return min(self._heads(now), key=itemgetter(0), default=None)
-
-    def _heads(self, now: float) -> Iterator[tuple[Rank, Entry]]:
-        """The first entry of each level and fairness key, with its rank; what is found empty is forgotten."""
+    def _front(self, now: float) -> dict[int, int]:
+        """The levels that have their turn, each with the level that its texts must have reached to compete."""
+        reached: dict[int, int] = {}
         for priority, level in list(self._levels.items()):
             oldest = self._alive_head(level.by_arrival, now)
             if oldest is None:
                 del self._levels[priority]
-                continue
-            level_now = promoted(oldest.call.terms, now)
-            for key, mates in list(level.by_deadline.items()):
-                entry = self._alive_head(mates, now)
-                if entry is None:
-                    del level.by_deadline[key]
-                    continue
-                yield (level_now, self._shares.served(key), mates[0][0], entry.order), entry
+            else:
+                reached[priority] = promoted(oldest.call.terms, now)
+        first = min(reached.values(), default=0)
+        return {
+            priority: min([priority, *(rival for other, rival in reached.items() if other != priority)])
+            for priority, level_now in reached.items()
+            if level_now == first
+        }
+
+    def _heads(self, front: Mapping[int, int], now: float) -> Iterator[_Head]:
+        """The first entry of each caller that competes."""
+        for priority, needed in front.items():
+            for key in list(self._levels[priority].callers):
+                head = self._head(priority, needed, key, now)
+                if head is not None:
+                    yield head
+
+    def _head(self, priority: int, needed: int, key: str, now: float) -> _Head | None:
+        """A caller's first entry that competes; a caller without any entry is forgotten."""
+        callers = self._levels[priority].callers
+        if (mates := callers.get(key)) is None:
+            return None
+        # Both are looked at, so that neither keeps what was taken from the other.
+        oldest, urgent = self._alive_head(mates.by_arrival, now), self._alive_head(mates.by_deadline, now)
+        if oldest is None or urgent is None:
+            del callers[key]
+            return None
+        by_promotion = needed < priority
+        entry = oldest if by_promotion else urgent
+        terms = entry.call.terms
+        if by_promotion and promoted(terms, now) > needed:
+            return None
+        return (self._shares.served(key), effective_deadline(terms), entry.order, priority, key)
+
+    def _first(self, heads: list[_Head], front: Mapping[int, int], now: float) -> Entry | None:
+        """The best of the heads, brought up to date where entries have left or been served since they were listed."""
+        while heads:
+            _, _, order, priority, key = heads[0]
+            head = self._head(priority, front[priority], key, now)
+            if head == heads[0]:
+                return self._waiting[order]
+            if head is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, head)
+        return None
 
     def _alive_head(self, heap: list[_HeapItem], now: float) -> Entry | None:
         while heap:
@@ -184,5 +272,5 @@ def promoted(terms: Terms, now: float) -> int:
 
 
 def effective_deadline(terms: Terms) -> float:
-    """The deadline that orders a text: its own, or its patience."""
-    return terms.deadline if terms.deadline != NO_DEADLINE else terms.arrived + PATIENCE_SECONDS
+    """The deadline that orders a text: its own, or the end of its patience if that comes first."""
+    return min(terms.deadline, terms.arrived + PATIENCE_SECONDS)

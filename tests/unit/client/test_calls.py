@@ -220,3 +220,25 @@ def _held(request: bytes, context: grpc.ServicerContext) -> bytes:
 
 def _only_shout(request: bytes, context: grpc.ServicerContext) -> bytes:
     return SERVING if request == b"\x0a\x05shout" else refuse(context, grpc.StatusCode.NOT_FOUND)
+
+
+def test_call_that_a_close_overtakes_is_told_that_the_client_is_closed(server: ScriptedServer) -> None:
+    """A call that has its channel when another thread closes it ends as any call of a closed client does."""
+    client = Client(server.target)
+
+    prepared = client._prepared
+
+    def closing(method: Any) -> Any:  # noqa: ANN401 - as in the base class
+        call = prepared(method)
+        client.close()
+        return call
+
+    client._prepared = closing  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        client.generate("word")
+
+
+def test_wrong_argument_is_no_closed_client(server: ScriptedServer) -> None:
+    """A deadline that makes no sense is told as such, and not as a client that is closed."""
+    with Client(server.target) as client, pytest.raises(ValueError, match="timeout_seconds"):
+        client.generate("word", timeout_seconds=-1)

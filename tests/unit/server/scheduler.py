@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -73,6 +74,7 @@ async def scheduler(
         workers=workers,
         batching=batching,
         shares=FairShares(),
+        numbers=itertools.count(1),
         clock=clock,
         observer=Observer(),
         on_failure=failures.append,

@@ -51,6 +51,18 @@ def test_nameless_request_is_refused_where_it_is_ambiguous() -> None:
     assert "none" in refusal(catalog(), "", 0)
 
 
+def test_refusal_names_at_most_ten() -> None:
+    """Of many models or versions an error names ten, and says how many more there are."""
+    names = [f"m{n:03}" for n in range(500)]
+    for name in ("", "x"):
+        message = refusal(catalog(*((each, 1) for each in names)), name, 0)
+        assert ", ".join([*names[:10], "and 490 more"]) in message
+        assert "m010" not in message
+    message = refusal(catalog(*(("a", n) for n in range(1, 31))), "a", 99)
+    assert message.endswith("holds 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, and 20 more")
+    assert "more" not in refusal(catalog(*((each, 1) for each in names[:10])), "x", 0)
+
+
 def test_unknown_model_is_refused_with_those_there_are() -> None:
     """An unknown name, also one that differs in case only, is told beside the known ones."""
     message = refusal(catalog(("a", 1), ("b", 1)), "A", 0)

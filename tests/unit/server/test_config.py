@@ -107,6 +107,44 @@ def test_variables_of_the_other_commands_are_left_alone(monkeypatch: pytest.Monk
     assert load().models == Path("m")
 
 
+def test_variables_of_kubernetes_services_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod beside services named headwaiter and headwaiter-metrics starts, whatever they are called by."""
+    for service in ("HEADWAITER", "HEADWAITER_METRICS", "HEADWAITER_BLUE_2"):
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT", "8001")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT_GRPC_WEB", "8001")
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.1:8001")
+        monkeypatch.setenv(f"{service}_PORT_8001_TCP", "tcp://10.0.0.1:8001")
+        for part in ("PROTO", "PORT", "ADDR"):
+            monkeypatch.setenv(f"{service}_PORT_8001_TCP_{part}", "x")
+    assert load().models == Path("m")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "METRICS_PORT",
+        "PORT",
+        "LISTEN_PORT",
+        "METRICS_HOST",
+        "SERVICE",
+        "MAX_TEXTS_SERVICE",
+        "PORT_8001",
+        "SERVICE_HOSTS",
+    ],
+)
+def test_mistyped_setting_is_no_kubernetes_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a person may have meant as a setting is refused, however near it is to a variable of Kubernetes."""
+    monkeypatch.setenv(f"HEADWAITER_{name}", "8001")
+    assert f"HEADWAITER_{name}" in refusal()
+
+
+@pytest.mark.parametrize("value", ["unix:", "unix://", "a:1,unix:"])
+def test_socket_without_a_path_is_refused(value: str) -> None:
+    """A Unix socket needs a path."""
+    assert "expected unix:PATH" in refusal("--listen", value)
+
+
 def test_models_is_required() -> None:
     """Without a model repository the error says which flag is missing."""
     with pytest.raises(ConfigError, match=r"^--models is required$"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,7 +12,7 @@ import pytest
 from fakes import EchoModel, Gate
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError
+from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError, QueueFullError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.pipeline import GenerationReply, GenerationRequest, Pipeline
@@ -41,7 +41,7 @@ class Door:
 
     parts: Scheduler
     pipeline: Pipeline
-    admission: Admission = field(default_factory=lambda: Admission(max_calls=100, max_bytes=1000))
+    admission: Admission = field(default_factory=lambda: Admission(max_calls=100, max_bytes=1000, max_texts=5))
 
     async def generate(
         self, *texts: str, max_new_tokens: int = 0, deadline_seconds: float = NO_DEADLINE
@@ -96,6 +96,43 @@ async def test_call_over_a_limit_never_queues(texts: list[str], max_new_tokens: 
         await it.idle()
         assert it.parts.model.joins == []
         assert it.admission.calls == 0
+
+
+async def test_call_without_room_for_all_its_texts_never_queues() -> None:
+    """Over the bound on texts a call is refused whole; once others are answered, it is taken."""
+    gate = Gate()
+    async with door(EchoModel(on_step=gate), rows=1) as it:
+        held = asyncio.create_task(it.generate("10", "11", "12"))
+        await gate.entered()
+        waiting = it.parts.lane.waiting
+        try:
+            async with asyncio.timeout(2):
+                with pytest.raises(QueueFullError):
+                    await it.generate("20", "21", "22")
+            assert it.parts.lane.waiting == waiting
+        finally:
+            gate.open()
+        await held
+        assert [each.text for each in (await it.generate("20", "21", "22")).texts] == ["20", "21", "22"]
+
+
+async def test_many_short_texts_are_tokenized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of few texts is tokenized at once, without a thread; one of many does not hold the loop."""
+    threaded: list[int] = []
+
+    async def to_thread(encode: Callable[[], list[Encoding]]) -> list[Encoding]:
+        encodings = encode()
+        threaded.append(len(encodings))
+        return encodings
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    async with door() as it:
+        it.pipeline.max_texts = 1000
+        it.admission = Admission(max_calls=1, max_bytes=1000)
+        await it.generate(*["5"] * 32)
+        assert threaded == []
+        await it.generate(*["5"] * 100)
+        assert threaded == [100]
 
 
 @pytest.mark.parametrize("deadline_seconds", [NO_DEADLINE, 600.0], ids=["no deadline", "deadline"])

@@ -72,13 +72,13 @@ def test_equal_deadlines_keep_arrival_order() -> None:
 
 
 def test_no_deadline_counts_as_patience() -> None:
-    """A text without a deadline stands where one due after its patience would."""
+    """A text without a deadline, or with a later one, stands where one due after its patience would."""
     queue = backlog(
-        entry("after", deadline=NOW + PATIENCE_SECONDS + 1),
         entry("patient"),
+        entry("generous", deadline=NOW + PATIENCE_SECONDS + 1),
         entry("before", deadline=NOW + PATIENCE_SECONDS - 1),
     )
-    assert names(queue.take(NOW, EVERYTHING)) == ["before", "patient", "after"]
+    assert names(queue.take(NOW, EVERYTHING)) == ["before", "patient", "generous"]
 
 
 def test_priority_comes_before_deadline() -> None:
@@ -194,6 +194,150 @@ def test_old_text_outlives_a_stream_of_urgent_ones() -> None:
             break
     assert "old" in taken
     assert now - NOW <= 8 * PROMOTION_SECONDS
+
+
+def test_old_text_lifts_no_newcomer_over_a_higher_level() -> None:
+    """A low text that has waited long goes first; the fresh ones of its level stay behind the higher level."""
+    for key in ("", "another"):
+        queue = backlog(
+            *(entry(f"old{n}", priority=16, arrived=NOW - 100, deadline=NOW + 3600) for n in range(2)),
+            *(entry(f"fresh{n}", priority=16, deadline=NOW + 1, fairness_key=key) for n in range(5)),
+            *(entry(f"urgent{n}", priority=1) for n in range(5)),
+        )
+        taken = names(queue.take(NOW, EVERYTHING))
+        assert taken[:7] == ["old0", "old1", *(f"urgent{n}" for n in range(5))]
+        assert len(taken) == 12
+
+
+def test_rank_of_a_newcomer_is_its_own_level() -> None:
+    """Towards other models too, an old text lifts nobody but itself."""
+    shares = FairShares()
+    shares.enter("unserved")  # elsewhere
+    queue = backlog(*(entry("heavy", fairness_key="heavy", arrived=NOW - 60) for _ in range(3)), shares=shares)
+    assert queue.rank(NOW) == (DEFAULT_PRIORITY - 12, 0.0, NOW - 60 + PATIENCE_SECONDS, 1)
+    queue.take(NOW, Budget(1, 1000))
+    queue.push(entry("light", fairness_key="light"))
+    assert queue.rank(NOW) == (DEFAULT_PRIORITY, 0.0, NOW + PATIENCE_SECONDS, 4)
+
+
+def test_fair_shares_hold_among_those_who_compete_by_promotion() -> None:
+    """Where another level stands between, the old texts of a level's callers still share by what each was served."""
+    queue = backlog(
+        *(entry(f"heavy{n}", fairness_key="heavy", arrived=NOW - 60) for n in range(20)),
+        *(entry(f"light{n}", fairness_key="light", arrived=NOW - 30) for n in range(5)),
+        entry("fresh", fairness_key="light"),
+        entry("urgent", priority=1),
+    )
+    taken = names(queue.take(NOW, Budget(10, 1000)))
+    assert sum(name.startswith("light") for name in taken) == 5
+    assert names(queue.take(NOW, EVERYTHING))[-2:] == ["urgent", "fresh"]
+
+
+def test_heavy_caller_overtakes_no_light_one_when_no_level_stands_between() -> None:
+    """The promoted backlog of one caller takes turns with the fresh texts of another, whatever waits further down."""
+    queue = backlog(
+        *(entry(f"heavy{n}", fairness_key="heavy", arrived=NOW - 60) for n in range(100)),
+        *(entry(f"light{n}", fairness_key="light") for n in range(5)),
+        entry("below", priority=9, fairness_key="below"),
+    )
+    taken = names(queue.take(NOW, Budget(10, 1000)))
+    assert {f"light{n}" for n in range(5)} <= set(taken)
+    assert "below" not in taken
+
+
+def test_long_deadline_stands_no_further_back_than_none() -> None:
+    """A generous deadline does not let a stream of impatient newcomers overtake for as long as it allows."""
+    queue = backlog(entry("generous", deadline=NOW + 3600))
+    now, taken = NOW, []
+    while "generous" not in taken:
+        now += 1.0
+        queue.push(entry("hasty", arrived=now, deadline=now + 5))
+        taken += names(queue.take(now, Budget(1, 1000)))
+        assert now <= NOW + PATIENCE_SECONDS + 2
+
+
+@pytest.mark.parametrize("priority", [1, 4, 16])
+def test_nobody_starves_behind_any_level(priority: int) -> None:
+    """Whatever its level and deadline, a text is taken though every level above it is kept full."""
+    queue = backlog(entry("old", priority=priority, deadline=NOW + 3600, fairness_key="old"))
+    now, taken = NOW, []
+    while "old" not in taken:
+        now += 1.0
+        for level in range(1, priority + 1):
+            queue.push(entry("new", priority=level, arrived=now, deadline=now + 1.5, fairness_key=str(level)))
+        taken += names(queue.take(now, Budget(1, 100)))
+        assert now <= NOW + (priority + 1) * PROMOTION_SECONDS + PATIENCE_SECONDS
+
+
+def test_clear_hands_out_every_entry_though_the_shares_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with the bookkeeping, whoever waits can be answered, and nothing stays."""
+    queue = backlog(entry("a"), entry("b", priority=1), entry("c", fairness_key="x"))
+
+    def broken(*_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(FairShares, "leave", broken)
+    assert sorted(names(queue.clear())) == ["a", "b", "c"]
+    assert len(queue) == 0
+    assert queue.rank(NOW) is None
+
+
+def test_leaving_without_having_entered_is_nothing() -> None:
+    """A key that is not known is no reason to fail those who wait."""
+    FairShares().leave("nobody", 3)
+
+
+class CountingShares(FairShares):
+    """Counts how often a count is looked up, and forgets none of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lookups = 0
+
+    def served(self, key: str) -> float:
+        self.lookups += 1
+        return super().served(key)
+
+
+def test_a_row_costs_no_look_at_every_caller() -> None:
+    """Each caller's head is looked at once for a run, and again only for those who were served."""
+    shares = CountingShares()
+    callers, rows = 500, 100
+    queue = backlog(*(entry("x", fairness_key=str(n % callers)) for n in range(3 * callers)), shares=shares)
+    assert len(queue.take(NOW, Budget(rows, 1_000_000))) == rows
+    assert shares.lookups <= callers + 4 * rows
+
+
+def test_what_was_taken_is_not_kept() -> None:
+    """A caller who always has something waiting leaves no trail of what was taken."""
+    shares = FairShares()
+    queue = backlog(entry("first"), shares=shares)
+    shares.enter("behind")
+    for number in range(2000):
+        queue.push(entry("next", arrived=NOW + number))
+        shares.enter("guests")
+        shares.leave("guests", 1)
+        assert len(queue.take(NOW + number, Budget(1, 100))) == 1
+    assert deep_size(queue) + deep_size(shares) < 1000
+
+
+def deep_size(value: object) -> int:
+    """How many things hang on an object, through its attributes and containers."""
+    seen: dict[int, object] = {}
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if id(each) in seen or type(each).__module__ not in {"builtins", "collections", Backlog.__module__}:
+            continue
+        seen[id(each)] = each
+        if isinstance(each, dict):
+            pending += [*each, *each.values()]
+        elif isinstance(each, (list, tuple)):
+            pending += each
+        elif type(each).__module__ == Backlog.__module__:
+            attributes = [*getattr(each, "__dict__", ()), *getattr(type(each), "__slots__", ())]
+            pending += [getattr(each, name) for name in attributes]
+    return len(seen)
 
 
 @given(

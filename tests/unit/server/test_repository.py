@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from headwaiter_server.errors import BundleError
+from headwaiter_server.lifecycle.load import Loader
 from headwaiter_server.lifecycle.repository import BundleLocation, find_bundles
 
 
@@ -42,8 +43,8 @@ def test_files_are_left_alone(tmp_path: Path) -> None:
 def test_what_is_no_version(tmp_path: Path, name: str) -> None:
     """Only a positive number in its plain form names a version: two spellings of one number cannot both exist."""
     repository = folders(tmp_path, f"alpha/{name}")
-    with pytest.raises(BundleError, match="alpha holds no version"):
-        find_bundles(repository)
+    (location,) = find_bundles(repository)
+    assert "alpha holds no version" in location.problem
     folders(tmp_path, "alpha/1")
     assert [each.version for each in find_bundles(repository)] == [1]
 
@@ -69,3 +70,17 @@ def test_repository_must_be_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", file):
         with pytest.raises(BundleError, match=f"{path.name} is not a folder"):
             find_bundles(path)
+
+
+def test_folder_without_a_version_is_one_model_that_fails(tmp_path: Path) -> None:
+    """An empty folder, such as a volume's lost+found, costs its own name only, and says why when it is loaded."""
+    repository = folders(tmp_path, "alpha/1", "lost+found", "zeta/2")
+    locations = find_bundles(repository)
+    assert [(each.name, bool(each.problem)) for each in locations] == [
+        ("alpha", False),
+        ("lost+found", True),
+        ("zeta", False),
+    ]
+    loader = Loader(open_graph=lambda *_: pytest.fail("opened"), open_lane=lambda *_: pytest.fail("opened"))
+    with pytest.raises(BundleError, match=r"lost\+found holds no version: expected a folder named by"):
+        loader.load(locations[1], "fp32")

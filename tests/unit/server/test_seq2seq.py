@@ -33,7 +33,11 @@ class Graphs:
         feeds: What the last step was given.
     """
 
+    inputs: list[str]
+    outputs: list[str]
+
     def __init__(self) -> None:
+        self.inputs = self.outputs = []
         self.history: dict[int, list[int]] = {}
         self.sources: dict[int, list[int]] = {}
         self.fault = ""

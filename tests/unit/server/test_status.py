@@ -21,7 +21,6 @@ Detail = TypeVar("Detail", bound=Message)
 EXPECTED: list[tuple[errors.RequestError, grpc.StatusCode]] = [
     (errors.InvalidRequestError("texts[3]", "is empty"), Code.INVALID_ARGUMENT),
     (errors.UnknownModelError("no model 'x'"), Code.NOT_FOUND),
-    (errors.MessageTooLargeError("9 bytes, the limit is 8"), Code.RESOURCE_EXHAUSTED),
     (errors.QueueFullError("full", 0.25), Code.UNAVAILABLE),
     (errors.DrainingError("shutting down", 1.0), Code.UNAVAILABLE),
     (errors.ModelUnavailableError("not loaded", math.inf), Code.UNAVAILABLE),

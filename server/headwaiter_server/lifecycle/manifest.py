@@ -1,0 +1,94 @@
+"""What a manifest must say for its bundle to be served: whatever this server would misread, it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from headwaiter_proto.v1 import bundle_pb2
+
+from headwaiter_server.errors import BundleError
+from headwaiter_server.model.contract import Graph
+
+# Far beyond any model; a larger number is damage, and would be allocated.
+_MOST = 1 << 20
+_ROLES = [bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP]
+
+
+def check_manifest(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> None:
+    """Refuse a manifest that says what this server does not understand, or certifies less than it must.
+
+    Args:
+        manifest: The manifest.
+        variant: The variant that is to serve.
+
+    Raises:
+        BundleError: What is wrong with it.
+    """
+    for problem in (*_problems(manifest), *_variant_problems(variant)):
+        raise BundleError(problem)
+
+
+def check_names(what: str, listed: bundle_pb2.Graph, graph: Graph) -> None:
+    """Refuse a graph that has other inputs or outputs than the manifest lists.
+
+    Args:
+        what: The graph, for the message.
+        listed: What the manifest says of it.
+        graph: The graph.
+
+    Raises:
+        BundleError: They differ.
+    """
+    for kind, expected, found in (
+        ("inputs", listed.inputs, graph.inputs),
+        ("outputs", listed.outputs, graph.outputs),
+    ):
+        names = [each.name for each in expected]
+        if sorted(names) != sorted(found):
+            raise BundleError(f"{what}: the {kind} are {', '.join(found)}, the manifest says {', '.join(names)}")
+
+
+def _problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
+    if manifest.task != bundle_pb2.TASK_GENERATE:
+        yield f"this server does not serve task {manifest.task}"
+    if manifest.graph_kind != bundle_pb2.GRAPH_KIND_PADDED:
+        yield f"this server does not run graphs of kind {manifest.graph_kind}"
+    limits, cache, special = manifest.limits, manifest.kv_cache, manifest.special_tokens
+    for name, number in (
+        ("limits.max_source_tokens", limits.max_source_tokens),
+        ("limits.max_new_tokens", limits.max_new_tokens),
+        ("kv_cache.num_layers", cache.num_layers),
+        ("kv_cache.num_heads", cache.num_heads),
+        ("kv_cache.head_dim", cache.head_dim),
+    ):
+        if not 0 < number <= _MOST:
+            yield f"{name} is {number}, expected 1 to {_MOST}"
+    ids = [special.pad_id, special.bos_id, special.eos_id, *([special.unk_id] if special.HasField("unk_id") else [])]
+    if len(set(ids)) != len(ids):
+        yield f"special_tokens are not distinct: {', '.join(map(str, ids))}"
+    if manifest.refuse_unknown_tokens and not special.HasField("unk_id"):
+        yield "refuse_unknown_tokens is set, but special_tokens name no unk_id"
+    names = [each.name for each in manifest.variants]
+    if len(set(names)) != len(names):
+        yield f"two variants share a name: {', '.join(names)}"
+
+
+def _variant_problems(variant: bundle_pb2.Variant) -> Iterator[str]:
+    roles = sorted(each.role for each in variant.graphs)
+    if roles != sorted(_ROLES):
+        yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {_role_names(_ROLES)}"
+    parity = variant.parity
+    if not variant.HasField("parity") or not parity.points:
+        yield f"variant {variant.name!r} has no certificate of parity with PyTorch"
+    if not (math.isfinite(parity.tolerance) and parity.tolerance > 0):
+        yield f"variant {variant.name!r}: its parity tolerance is {parity.tolerance}, expected a positive number"
+    for point in parity.points:
+        if not 0 <= point.max_abs_diff <= parity.tolerance:  # a NaN is no such number
+            yield f"variant {variant.name!r} differs by {point.max_abs_diff}, its tolerance is {parity.tolerance}"
+    if parity.texts_identical != parity.texts_compared:
+        yield f"variant {variant.name!r}: {parity.texts_identical} of {parity.texts_compared} texts are identical"
+
+
+def _role_names(roles: Sequence[int]) -> str:
+    return ", ".join(bundle_pb2.GraphRole.Name(role) for role in roles) or "no graph"

@@ -1,0 +1,45 @@
+"""The checks of a bundle are made when it is loaded, on whatever onnxruntime says the graphs are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headwaiter_server.errors import BundleError
+from headwaiter_server.lifecycle.load import Loader
+from headwaiter_server.lifecycle.repository import find_bundles
+from headwaiter_server.model.onnx import OnnxGraph
+
+
+def rename_input(manifest: dict[str, Any]) -> None:
+    manifest["variants"][0]["graphs"][1]["inputs"][0]["name"] = "other"
+
+
+def pack(manifest: dict[str, Any]) -> None:
+    manifest["graphKind"] = "GRAPH_KIND_PACKED"
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [(pack, "manifest.json: this server does not run graphs of kind 2"), (rename_input, "the manifest says other")],
+)
+def test_bundle_that_is_not_understood_does_not_serve(
+    models_dir: Path, tmp_path: Path, alter: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    """A real bundle whose manifest was altered in a word is refused, with where it lies."""
+    shutil.copytree(models_dir / "pronounce", tmp_path / "pronounce")
+    (location,) = find_bundles(tmp_path)
+    path = location.folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    alter(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    loader = Loader(
+        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1), open_lane=lambda *_: pytest.fail("it serves")
+    )
+    with pytest.raises(BundleError, match=words) as caught:
+        loader.load(location, "fp32")
+    assert str(location.folder) in str(caught.value)

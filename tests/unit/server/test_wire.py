@@ -1,0 +1,77 @@
+"""What is too much is refused before it is parsed; everything else is left to the parser."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from headwaiter_proto.v1 import inference_pb2
+from headwaiter_server.errors import InvalidRequestError
+from headwaiter_server.rpc.wire import check_field_counts
+from hypothesis import given
+from hypothesis import strategies as st
+
+LIMIT = 10
+TEXTS = inference_pb2.GenerateRequest.TEXTS_FIELD_NUMBER
+
+
+def check(data: bytes, limit: int = LIMIT) -> None:
+    check_field_counts(data, TEXTS, "texts", limit)
+
+
+class Watched(bytes):
+    """Bytes that know how far they were read."""
+
+    furthest = 0
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+        self.furthest = max(self.furthest, index)
+        return super().__getitem__(index)
+
+
+@given(st.lists(st.text(max_size=200), max_size=2 * LIMIT), st.text(max_size=20), st.integers(0, 1 << 31))
+def test_real_requests_are_refused_exactly_over_the_limit(texts: list[str], model: str, version: int) -> None:
+    """Whatever stands around them, texts are counted rightly."""
+    data = inference_pb2.GenerateRequest(
+        texts=texts, model=model, version=version, max_new_tokens=7
+    ).SerializeToString()
+    if len(texts) <= LIMIT:
+        check(data)
+    else:
+        with pytest.raises(InvalidRequestError, match=f"texts: has more than {LIMIT} entries"):
+            check(data)
+
+
+def test_reading_stops_at_the_limit() -> None:
+    """Eight megabytes of empty texts cost no more than the limit of them."""
+    data = Watched(b"\x1a\x00" * (4 << 20))
+    with pytest.raises(InvalidRequestError):
+        check(data)
+    assert data.furthest <= 2 * (LIMIT + 1)
+
+
+@pytest.mark.parametrize("field", [b"\x10\x01", b"\x0a\x00", b"\xd3\x3e\xd4\x3e", b"\xfa\x3e\x00"])
+def test_fields_beside_the_texts_are_bounded(field: bytes) -> None:
+    """No other field, known or unknown, hides texts or keeps the reader busy; some of each are let through."""
+    check(field * 20)
+    with pytest.raises(InvalidRequestError, match="message: has more than 64 fields beside texts"):
+        check(field * 1000 + b"\x1a\x00" * 1000)
+
+
+@given(st.binary(min_size=2 * LIMIT, max_size=300))
+def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
+    """Any bytes are passed or refused, never failed on; what the parser takes within the limits is passed."""
+    try:
+        message = inference_pb2.GenerateRequest.FromString(data)
+    except DecodeError:
+        message = None
+    try:
+        check(data)
+    except InvalidRequestError:
+        return
+    assert message is None or len(message.texts) <= LIMIT
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 100, b"\x1a\xff\xff" * 8, b"\x0f" * 50, b"\x1a\x05" * 11 + b"\x80"])
+def test_malformed_bytes_raise_nothing(data: bytes) -> None:
+    """Varints without an end, lengths beyond the message and unknown wire types are not this check's business."""
+    check(data, 7)
