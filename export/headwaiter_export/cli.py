@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-from headwaiter_export.architectures import Options
-from headwaiter_export.errors import ExportError
-from headwaiter_export.progress import Lines
-from headwaiter_export.terminal import Bars
+try:
+    from rich.console import Console
+
+    from headwaiter_export.architectures import Options
+    from headwaiter_export.errors import ExportError
+    from headwaiter_export.progress import Lines
+    from headwaiter_export.terminal import Bars
+except ModuleNotFoundError as error:
+    # The command comes with every install of the package, what it needs only with the extra.
+    raise SystemExit(f"headwaiter-export: no module {error.name}; install headwaiter with its extra: export") from error
 
 if TYPE_CHECKING:
     from headwaiter_proto.v1.bundle_pb2 import Manifest

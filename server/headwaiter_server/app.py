@@ -205,7 +205,9 @@ class Server:
         try:
             self._metrics_endpoint = self.metrics.serve(host, port)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {self._settings.metrics_listen}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot listen on {self._settings.metrics_listen}: {error.strerror}; --metrics-listen chooses another"
+            ) from error
         shown = f"[{host}]" if ":" in host else host
         self.metrics_address = f"{shown}:{self._metrics_endpoint.port}"
 

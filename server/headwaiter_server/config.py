@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -295,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Every flag can be given as {ENV_PREFIX}NAME in the environment, or in the TOML file.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"headwaiter-server {version('headwaiter')}")
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as TOML and end")
     return parser

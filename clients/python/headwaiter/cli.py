@@ -148,7 +148,7 @@ def _fail(message: str) -> int:
 def _hint(error: ServerUnreachableError) -> str:
     # Only where nothing listens is starting a server what helps.
     if "Connection refused" in error.reason or "No such file or directory" in error.reason:
-        return f"no server answers at {error.target}: start one with `headwaiter-server --models DIR`"
+        return f"headwaiter: no server answers at {error.target}: start one with `headwaiter-server --models DIR`"
     return f"headwaiter: {error}"
 
 

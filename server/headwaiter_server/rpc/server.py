@@ -80,7 +80,7 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {address}: is it taken?") from error
+            raise ConfigError(f"cannot listen on {address}: is it taken? --listen chooses another") from error
         if address.startswith("unix:"):
             return address
         host, _ = split_address(address)

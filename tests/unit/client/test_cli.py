@@ -156,7 +156,9 @@ def test_no_server_is_a_one_line_hint(
     server.stop()
     code, out, err = headwaiter(*command, "--target", server.target, stdin=b"a\n")
     assert (code, out) == (1, "")
-    assert err == (f"no server answers at {server.target}: start one with `headwaiter-server --models DIR`\n")
+    assert err == (
+        f"headwaiter: no server answers at {server.target}: start one with `headwaiter-server --models DIR`\n"
+    )
 
 
 def test_the_environment_names_the_target(
