@@ -81,7 +81,9 @@ def test_calls_after_the_lame_duck_time_are_refused_as_retryable(models_dir: Pat
         for holder in holders:
             holder.join(60)
         assert server.process.wait(30) == 0
-    assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.UNAVAILABLE}
+    # A call that comes in the instant the listeners close ends CANCELLED: gRPC's core has taken it, Python has not
+    # (grpc/grpc#41785). The published service config retries that, too.
+    assert {refusal.code() for refusal in refusals} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     told = [refusal for refusal in refusals if refusal.details() == "the server is shutting down"]
     assert told
     assert trailers(told[0])["grpc-retry-pushback-ms"] == "100"
