@@ -44,6 +44,36 @@ class InferenceServiceStub(object):
                 request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/headwaiter.v1.InferenceService/Embed',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.EmbedStream = channel.stream_stream(
+                '/headwaiter.v1.InferenceService/EmbedStream',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamResponse.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/headwaiter.v1.InferenceService/Classify',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+        self.Tag = channel.unary_unary(
+                '/headwaiter.v1.InferenceService/Tag',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.TagRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.TagResponse.FromString,
+                _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/headwaiter.v1.InferenceService/Rerank',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.RerankRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.RerankResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/headwaiter.v1.InferenceService/Tokenize',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/headwaiter.v1.InferenceService/ListModels',
                 request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -71,6 +101,51 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns each text into a vector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedStream(self, request_iterator, context):
+        """Embeds bulk work over one call: each message is answered by one, as soon as it is done, in any order.
+
+        The server reads on only while it holds few unanswered messages of the stream, so a fast sender is slowed down
+        by HTTP/2's flow control and never refused for its own haste.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Scores each text, or pair of texts, for each label of the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tag(self, request, context):
+        """Labels stretches of each text: names, places, parts of speech.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Orders texts by how well they answer a query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Turns each text into the tokens that the model would read; nothing runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models that are loaded.
         """
@@ -92,6 +167,36 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
+            ),
+            'EmbedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EmbedStream,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'Tag': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tag,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.TagRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.TagResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.RerankRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.RerankResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -136,6 +241,168 @@ class InferenceService(object):
             '/headwaiter.v1.InferenceService/Generate',
             headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/Embed',
+            headwaiter__proto_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headwaiter.v1.InferenceService/EmbedStream',
+            headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.EmbedStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/Classify',
+            headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/Tag',
+            headwaiter__proto_dot_v1_dot_inference__pb2.TagRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.TagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/Rerank',
+            headwaiter__proto_dot_v1_dot_inference__pb2.RerankRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/Tokenize',
+            headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,
