@@ -151,7 +151,8 @@ class Server:
             # Nobody waits for it, and Python would wait for its thread for ever.
             _log.error("run_never_ended", seconds=_LAST_RUNS_SECONDS)
             os._exit(1)
-        _log.info("stopped")
+        if self.grpc_addresses:  # a start that failed ends with its own error
+            _log.info("stopped")
 
     async def _load_models(self) -> None:
         settings = self._settings
@@ -188,7 +189,7 @@ class Server:
         observer = _LaneMetrics(self.metrics, name)
         lane = GenerationLane(
             model,
-            budget=Budget(self._settings.max_batch_rows, self._settings.max_batch_tokens),
+            budget=Budget(self._settings.max_batch_rows, self._settings.generation_batch_tokens),
             workers=self.dispatcher.workers,
             batching=self._settings.batching,
             shares=self._shares,

@@ -59,6 +59,8 @@ def find_bundles(repository: Path) -> list[BundleLocation]:
 def _highest_version(folder: Path) -> int:
     versions = [int(each.name) for each in _entries(folder) if each.is_dir() and _is_version(each.name)]
     if not versions:
+        if _is_version(folder.name):
+            raise BundleError(f"{folder} is itself a version: the repository is {folder.parent.parent}, one level up")
         raise BundleError(f"{folder} holds no version: expected a folder named by a positive number, such as 1")
     return max(versions)
 

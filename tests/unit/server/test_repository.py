@@ -49,6 +49,13 @@ def test_what_is_no_version(tmp_path: Path, name: str) -> None:
     assert [each.version for each in find_bundles(repository)] == [1]
 
 
+def test_a_model_taken_for_a_repository_is_told_apart(tmp_path: Path) -> None:
+    """Who points at a model instead of the folder of models is told where to point."""
+    repository = folders(tmp_path, "alpha/1")
+    (location,) = find_bundles(repository / "alpha")
+    assert f"the repository is {repository}, one level up" in location.problem
+
+
 def test_linked_versions_are_followed(tmp_path: Path) -> None:
     """A version may be a link to a folder elsewhere, as deployment tools make them."""
     folders(tmp_path, "elsewhere", "repository/alpha")
