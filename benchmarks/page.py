@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+
+class Written(Protocol):
+    """What stands between a pair of markers, `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+
+    @property
+    def name(self) -> str:
+        """Of the markers."""
+        ...
+
+    def markdown(self) -> str:
+        """What is written."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Section:
         return "\n".join(lines)
 
 
-def write_section(page: Path, section: Section) -> None:
+def write_section(page: Path, section: Written) -> None:
     """Replace what stands between a section's markers.
 
     Raises:

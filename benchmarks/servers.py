@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,9 +34,18 @@ class MeasuredServer:
 @contextmanager
 def measured_server(models: Path, *arguments: str) -> Iterator[MeasuredServer]:
     """Start a server on free ports and end it afterwards."""
-    command = [sys.executable, "-m", "headwaiter_server", "--models", str(models), "--lame-duck-seconds", "0"]
     ports = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log-level", "error"]
-    with subprocess.Popen([*command, *ports, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with measured_module(
+        "headwaiter_server", "--models", models, "--lame-duck-seconds", 0, *ports, *arguments
+    ) as server:
+        yield server
+
+
+@contextmanager
+def measured_module(module: str, *arguments: object) -> Iterator[MeasuredServer]:
+    """Start `python -m MODULE ...`, which says `ready grpc=TARGET` once it serves, and end it afterwards."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             ready = re.match(r"ready grpc=(\S+)", process.stdout.readline())
@@ -45,8 +55,7 @@ def measured_server(models: Path, *arguments: str) -> Iterator[MeasuredServer]:
             process.terminate()
 
 
-def run_json(module: str, *arguments: object) -> dict[str, float]:
+def run_json(module: str, *arguments: object) -> Any:  # noqa: ANN401 - what JSON holds
     """Run `python -m MODULE ...` and read the JSON it prints."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return figures
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)

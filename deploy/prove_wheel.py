@@ -3,7 +3,7 @@
 The tests run in a copy of their own, so that nothing of the working tree can be imported in the wheel's place. Tests of
 the export side are left out: those marked `torch`, and files that import it.
 
-    python -m deploy.prove_wheel --models models
+    python -m deploy.prove_wheel --models models --encoders build/encoders
 """
 # A script, which prints; not a package.
 # ruff: noqa: INP001, T201
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from deploy.wheel import ROOT, build_wheel
 
-# Importable only where the export extra is installed; the examples train with it.
-EXPORT_SIDE = {"examples", "headwaiter_export", "onnx", "onnxscript", "safetensors", "torch"}
+# Importable only where the export extra is installed; examples and benchmarks use it.
+EXPORT_SIDE = {"benchmarks", "examples", "headwaiter_export", "onnxscript", "safetensors", "torch"}
 SUITES = ("tests/unit", "tests/e2e")
 PACKAGES = ("headwaiter", "headwaiter_proto", "headwaiter_server")
 
@@ -41,7 +41,9 @@ def main() -> int:
     """Build, install and test; returns pytest's exit code."""
     parser = argparse.ArgumentParser(description="Test the built wheel in an environment without torch.")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder of exported models")
-    models = parser.parse_args().models.resolve()
+    parser.add_argument("--encoders", type=Path, required=True, help="folder of exported encoders, packed/ and padded/")
+    arguments = parser.parse_args()
+    folders = [f"--models-dir={arguments.models.resolve()}", f"--encoders-dir={arguments.encoders.resolve()}"]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="headwaiter-wheel-") as folder:
         base = Path(folder)
@@ -50,7 +52,7 @@ def main() -> int:
         ignored = [f"--ignore={path}" for path in export_side_tests(workdir)]
         print(f"prove_wheel: installed in {time.monotonic() - started:.0f} s", flush=True)
         run([python, "-c", CHECK], workdir)
-        options = ["-q", "-p", "no:cacheprovider", "-m", "not torch", f"--models-dir={models}", *ignored, *SUITES]
+        options = ["-q", "-p", "no:cacheprovider", "-m", "not torch", *folders, *ignored, *SUITES]
         code = subprocess.run(  # noqa: S603
             [python, "-m", "pytest", *options], cwd=workdir, env=environment(), check=False
         ).returncode

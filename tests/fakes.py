@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.model.contract import FloatArray, IntArray
+from headwaiter_server.model.contract import Cancellation, FloatArray, IntArray
 
 BOS, EOS, POISON, POISON_LATER = 1, 2, 98, 99
 VOCAB = 100
@@ -113,3 +113,34 @@ class EchoBatch:
     def keep(self, rows: Sequence[int]) -> None:
         self._sources = [self._sources[row] for row in rows]
         self._positions = [self._positions[row] for row in rows]
+
+
+class MirrorModel:
+    """An encoder model that answers a text with its own tokens; raw answers are negated.
+
+    A run with a text that begins with `POISON` raises.
+
+    Attributes:
+        packed: See `EncoderModel`.
+        runs: Token ids of the texts of every run that did not raise, in order.
+        on_run: Called in every run, on the worker's thread.
+    """
+
+    def __init__(self, on_run: Callable[[], None] = lambda: None, *, packed: bool = True) -> None:
+        self.packed = packed
+        self.runs: list[list[list[int]]] = []
+        self.on_run = on_run
+        self._lock = threading.Lock()
+
+    def run(
+        self, sources: Sequence[Encoding], raw: Sequence[bool], cancellation: Cancellation | None = None
+    ) -> list[FloatArray]:
+        self.on_run()
+        if any(source.ids[0] == POISON for source in sources):
+            raise RuntimeError("secret poison in a run")
+        with self._lock:
+            self.runs.append([source.ids for source in sources])
+        return [
+            np.array(source.ids, np.float32) * (-1 if is_raw else 1)
+            for source, is_raw in zip(sources, raw, strict=True)
+        ]

@@ -16,11 +16,18 @@ from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError, UnknownArchitectureError
 from headwaiter_export.progress import Progress
+from headwaiter_export.quantization.bounds import Wishes
 
 CONFIG_FILE: Final = "config.json"
+SENTENCE_MODULES_FILE: Final = "modules.json"
 
 # "architecture" of config.json -> recipe module.
 RECIPES: Final = {"headwaiter-transformer": "headwaiter_export.transformer_recipe"}
+# For folders of Hugging Face and sentence-transformers, which name their architecture in other words.
+ENCODERS: Final = "headwaiter_export.encoders.recipe"
+# For files whose name ends so.
+ONNX_SUFFIX: Final = ".onnx"
+ONNX_FILES: Final = "headwaiter_export.tensors.onnx_file"
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,19 @@ class Options:
 
     Attributes:
         task: "auto" takes the one the architecture is for.
-        tolerance: Largest absolute difference from PyTorch that is let through.
-        words: File of texts to decode on both sides, one a line; None takes the checkpoint's own.
+        graph: "packed", "padded" or "auto": packed where the model allows it.
+        tolerance: Largest absolute difference from PyTorch that is let through; None takes the task's own.
+        words: File of texts to compare on, one a line; None takes the checkpoint's own.
+        max_tokens: Tokens of the longest text; None takes the smallest limit the checkpoint states.
+        int8: The int8 variant to write as well; None writes none.
     """
 
     task: str = "auto"
-    tolerance: float = 1e-4
+    graph: str = "auto"
+    tolerance: float | None = None
     words: Path | None = None
+    max_tokens: int | None = None
+    int8: Wishes | None = None
 
 
 class Recipe(Protocol):
@@ -46,15 +59,19 @@ class Recipe(Protocol):
 
 
 def recipe_for(source: Path) -> Recipe:
-    """Find the recipe of a checkpoint folder.
+    """Find the recipe of a checkpoint folder, or of an ONNX file.
 
     Raises:
-        MissingCheckpointError: The folder or its config.json does not exist.
+        MissingCheckpointError: The folder, the file or the folder's config.json does not exist.
         CorruptCheckpointError: config.json is not a JSON object.
         UnknownArchitectureError: There is no recipe for it.
     """
+    if source.suffix == ONNX_SUFFIX and source.is_file():
+        return _recipe(ONNX_FILES)
     if not source.is_dir():
-        raise MissingCheckpointError(f"{source} is not a folder")
+        raise MissingCheckpointError(f"{source} is not a folder, and not a file that ends in {ONNX_SUFFIX}")
+    if (source / SENTENCE_MODULES_FILE).is_file():
+        return _recipe(ENCODERS)
     path = source / CONFIG_FILE
     try:
         fields = json.loads(path.read_bytes())
@@ -65,7 +82,13 @@ def recipe_for(source: Path) -> Recipe:
     if not isinstance(fields, dict):
         raise CorruptCheckpointError(f"{path}: not a JSON object")
     architecture = fields.get("architecture")
+    if architecture is None and (fields.get("model_type") or fields.get("architectures")):
+        return _recipe(ENCODERS)
     if not isinstance(architecture, str) or architecture not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise UnknownArchitectureError(f"{path}: architecture is {architecture!r}; known: {known}")
-    return cast("Recipe", importlib.import_module(RECIPES[architecture]).export)
+    return _recipe(RECIPES[architecture])
+
+
+def _recipe(module: str) -> Recipe:
+    return cast("Recipe", importlib.import_module(module).export)

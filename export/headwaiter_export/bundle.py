@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +18,14 @@ from google.protobuf import json_format
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_export.errors import OutputExistsError, OutputNameError
+from headwaiter_export.spec import GraphSpec
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
 TOKENIZER_FILE: Final = "tokenizer.json"
 GOLDEN_FILE: Final = "golden.npz"
 
+_TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "headwaiter")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 
@@ -78,6 +81,21 @@ def file_entry(path: Path) -> bundle_pb2.File:
     """Name, size and digest of a written file."""
     content = path.read_bytes()
     return bundle_pb2.File(name=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def graph_entry(spec: GraphSpec, folder: Path) -> bundle_pb2.Graph:
+    """A written graph with its signature."""
+    return bundle_pb2.Graph(
+        role=spec.role,
+        file=file_entry(folder / spec.file_name),
+        inputs=[tensor.proto() for tensor in spec.inputs],
+        outputs=[tensor.proto() for tensor in spec.outputs],
+    )
+
+
+def tool_versions(*more: str) -> dict[str, str]:
+    """Versions of the tools that every export uses, and of `more`."""
+    return {tool: metadata.version(tool) for tool in (*_TOOLS, *more)}
 
 
 def manifest_json(manifest: bundle_pb2.Manifest) -> str:

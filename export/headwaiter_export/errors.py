@@ -14,8 +14,11 @@
     |   +-- SpecialisedShapeError       an axis that must be dynamic came out fixed
     |   +-- GraphRejectedError          the graph cannot be traced, or onnxruntime does not load or run it
     +-- ParityError                 a graph does not compute what PyTorch computes
-        +-- ToleranceExceededError      its numbers differ by more than is allowed
-        +-- TokensDifferError           greedy decoding gives other tokens
+    |   +-- ToleranceExceededError      its numbers differ by more than is allowed
+    |   +-- TokensDifferError           greedy decoding gives other tokens
+    +-- QuantizationError           a variant of fewer bits cannot be had as it was asked for
+        +-- NothingToQuantizeError      the model has nothing that int8 would make faster
+        +-- BelowBoundError             it is worse, or slower, than the bounds allow
 
 The transformer package has a tree of its own, because it is usable without any export; its checkpoint errors
 are turned into these where a recipe loads a checkpoint.
@@ -86,3 +89,15 @@ class ToleranceExceededError(ParityError):
 
 class TokensDifferError(ParityError):
     """Greedy decoding by PyTorch and by onnxruntime gives different tokens."""
+
+
+class QuantizationError(ExportError):
+    """A variant of fewer bits cannot be had as it was asked for."""
+
+
+class NothingToQuantizeError(QuantizationError):
+    """The model has no product with a constant matrix, or is of a kind that has no int8 variant."""
+
+
+class BelowBoundError(QuantizationError):
+    """The variant is worse, or slower, than the bounds allow."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import onnx
 
-from headwaiter_export.errors import NameClashError, SpecialisedShapeError
+from headwaiter_export.errors import GraphRejectedError, NameClashError, SpecialisedShapeError
 from headwaiter_export.spec import GraphSpec, Tensor
 
 
@@ -37,6 +37,30 @@ def check_axes(model: onnx.ModelProto, spec: GraphSpec) -> None:
     """
     _compare("input", model.graph.input, spec.inputs, spec.file_name)
     _compare("output", model.graph.output, spec.outputs, spec.file_name)
+
+
+def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    """Inputs or outputs as a spec says them; axes that the graph leaves open and nameless get names of their own.
+
+    Raises:
+        GraphRejectedError: One is not a tensor of known rank.
+    """
+    tensors = []
+    for value in values:
+        tensor_type = value.type.tensor_type
+        if not tensor_type.HasField("shape") or not tensor_type.elem_type:
+            raise GraphRejectedError(f"{value.name} is not a tensor of a known number of axes")
+        axes: list[int | str] = []
+        for at, axis in enumerate(tensor_type.shape.dim):
+            if axis.HasField("dim_value"):
+                axes.append(axis.dim_value)
+            else:
+                if not axis.dim_param:
+                    axis.dim_param = "batch" if at == 0 else f"{value.name}.{at}"
+                axes.append(axis.dim_param)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor_type.elem_type).name
+        tensors.append(Tensor(value.name, dtype, tuple(axes)))
+    return tuple(tensors)
 
 
 def _compare(kind: str, values: Iterable[onnx.ValueInfoProto], expected: tuple[Tensor, ...], file_name: str) -> None:

@@ -27,7 +27,9 @@ class Graph:
         """
         self.file_name = path.name
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings are about fusions that did not apply
+        options.log_severity_level = (
+            4  # what goes wrong is raised as well, warnings are about fusions that did not apply
+        )
         # Small work: threads that wait for one another, spinning, cost more than they bring on a busy machine.
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -56,6 +58,28 @@ class Graph:
         return dict(zip(self.outputs, values, strict=True))
 
 
+def encode(encoder: Graph, source_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Run a packed encoder graph on padded rows.
+
+    Args:
+        encoder: The graph.
+        source_ids: `(batch, source)`, padded on the right.
+        lengths: `(batch,)`.
+
+    Returns:
+        Its outputs in rows, `(batch, heads, source, head_dim)`; columns beyond a row's length are zero.
+    """
+    real = np.arange(source_ids.shape[1]) < lengths[:, None]
+    segment, position = np.nonzero(real)
+    packed = encoder.run({"input_ids": source_ids[real], "position_ids": position, "segment": segment})
+    rows = {}
+    for name, values in packed.items():  # (tokens, heads, head_dim)
+        _, heads, head_dim = values.shape
+        rows[name] = np.zeros((len(lengths), heads, source_ids.shape[1], head_dim), values.dtype)
+        rows[name][segment, :, position] = values
+    return rows
+
+
 class Decoder:
     """Greedy decoding with an encoder graph and a decoder-step graph."""
 
@@ -75,7 +99,7 @@ class Decoder:
         Returns:
             `(batch, generated)`: without `bos_id`, with `eos_id` where a row ended, then `pad_id`.
         """
-        cross = self._encoder.run({"source_ids": source_ids, "source_lengths": lengths})
+        cross = encode(self._encoder, source_ids, lengths)
         batch, heads, _, head_dim = next(iter(cross.values())).shape
         cache = {name.replace("cross", "self"): np.zeros((batch, heads, limit, head_dim), np.float32) for name in cross}
         token = np.full(batch, self._bos_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,8 @@ from headwaiter_export.errors import TextsError
 TEXTS: Final = 500
 SAMPLE_FILE: Final = "sample_texts.txt"
 _RANDOM_LENGTHS: Final = (2, 16)
+# Characters; below it headings and leftovers.
+_SHORTEST: Final = 30
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,7 @@ def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, unk_id: int | 
     Raises:
         TextsError: The file cannot be read or no line of it fits the model.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextsError(f"{path}: cannot be read as texts: {error}") from error
-    texts = [line for line in lines if line.strip()]
+    texts = read_lines(path)
     rows, names = [], []
     for text in texts:
         ids = tokenizer.encode(text).ids
@@ -59,6 +58,40 @@ def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, unk_id: int | 
     if not rows:
         raise TextsError(f"{path}: none of its {len(texts)} lines fits the model")
     return Texts(rows, names, f"texts of {path.name}")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a file that hold anything.
+
+    Raises:
+        TextsError: It cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextsError(f"{path}: cannot be read as texts: {error}") from error
+    return [line for line in lines if line.strip()]
+
+
+def reference_texts() -> list[str]:
+    """Sentences and paragraphs of Python's own reference, in an order that mixes them; the same ones each time.
+
+    For models of whole texts where the user gives none. Empty where Python comes without `pydoc_data`.
+    """
+    try:
+        from pydoc_data.topics import topics  # noqa: PLC0415 (some systems leave it out)
+    except ModuleNotFoundError:
+        return []
+    paragraphs = [
+        " ".join(paragraph.split())
+        for topic in sorted(topics)
+        for paragraph in topics[topic].split("\n\n")
+        # Prose begins at the margin; what is indented is code, tables and grammar.
+        if not paragraph.startswith(" ") and len(paragraph) > _SHORTEST
+    ]
+    sentences = [each for paragraph in paragraphs for each in re.split(r"(?<=[.!?])\s+", paragraph)]
+    texts = list(dict.fromkeys([*(each for each in sentences if len(each) > _SHORTEST), *paragraphs]))
+    return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
 
 
 def random_texts(vocab_size: int, max_tokens: int, special_ids: set[int]) -> Texts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,24 @@ OPSET: Final = 22
 
 
 def write_graph(module: nn.Module, example: Any, spec: GraphSpec, folder: Path) -> None:  # noqa: ANN401 (any nest of tensors)
-    """Trace a module and write `folder / spec.file_name`.
+    """Trace a module and write `folder / spec.file_name`; see `trace`."""
+    write_model(trace(module, example, spec), spec, folder)
+
+
+def write_model(model: onnx.ModelProto, spec: GraphSpec, folder: Path) -> None:
+    """Hold a graph to its spec and write `folder / spec.file_name`.
+
+    Raises:
+        SpecialisedShapeError: An input or output is not what the spec says.
+        NameClashError: Two values have the same name.
+    """
+    check_names(model, spec.file_name)
+    check_axes(model, spec)
+    (folder / spec.file_name).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def trace(module: nn.Module, example: Any, spec: GraphSpec) -> onnx.ModelProto:  # noqa: ANN401 (any nest of tensors)
+    """Trace a module to a graph with the names of the spec; nothing is checked yet.
 
     Args:
         module: What the graph computes; its outputs in the order of the spec.
@@ -31,11 +49,9 @@ def write_graph(module: nn.Module, example: Any, spec: GraphSpec, folder: Path) 
             spec's inputs in order. Dynamic axes must be longer than 1 here and differ from one another:
             tracing takes 0 and 1 for constants.
         spec: The graph's signature.
-        folder: Where to write; it exists.
 
     Raises:
-        SpecialisedShapeError: An axis that the spec names came out fixed or under another name.
-        NameClashError: Two values have the same name.
+        SpecialisedShapeError: The exporter says that it fixed an axis that the spec names.
         GraphRejectedError: The module cannot be traced.
     """
     dims = {axis: Dim(axis) for tensor in spec.inputs for axis in tensor.shape if isinstance(axis, str)}
@@ -64,23 +80,24 @@ def write_graph(module: nn.Module, example: Any, spec: GraphSpec, folder: Path) 
         raise GraphRejectedError(f"{spec.file_name}: torch.onnx.export gave no graph")
     model = program.model_proto
     _strip(model)
-    check_names(model, spec.file_name)
-    check_axes(model, spec)
-    (folder / spec.file_name).write_bytes(model.SerializeToString(deterministic=True))
+    return model
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Hide what the exporter says about itself and its user cannot act on; exceptions pass."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # What cannot be traced is also printed, as a whole graph.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _explained(error: Exception, file_name: str) -> GraphRejectedError | SpecialisedShapeError:

@@ -3,7 +3,8 @@
 The mathematics is `headwaiter_export.transformer`; the parity gate holds these modules to it. What differs is
 the order of work: one matrix product for queries, keys and values; the factor 1/sqrt(d_k) inside the query
 weights; masks as one additive bias for all layers; tokens as rows of a matrix, so that a linear layer is one
-`Gemm` with its bias. A step runs a handful of times per text, and each small operator costs its launch.
+`Gemm` with its bias. The encoder takes the tokens of all texts end to end, each attending to its own text's only, so
+that no token is ever padding. A step runs a handful of times per text, and each small operator costs its launch.
 """
 
 from __future__ import annotations
@@ -37,34 +38,31 @@ class EncoderGraph(nn.Module):
         cross = [layer.cross_attention for layer in decoder_layers(model)]
         self.cross = _stacked(*(p for each in cross for p in (each.key_projection, each.value_projection)))
 
-    def forward(self, source_ids: Tensor, source_lengths: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segment: Tensor) -> tuple[Tensor, ...]:
         """Run the encoder.
 
         Args:
-            source_ids: `(batch, source)`, padded on the right.
-            source_lengths: `(batch,)`, each at least 1.
+            input_ids: `(tokens,)`, those of all texts end to end.
+            position_ids: `(tokens,)`, from 0 in each text.
+            segment: `(tokens,)`, number of the text.
 
         Returns:
-            Per decoder layer keys and values, `(batch, heads, source, head_dim)`.
+            Per decoder layer keys and values, `(tokens, heads, head_dim)`.
         """
         config = self.model.config
-        batch, source = source_ids.shape
         heads, d_model = config.num_heads, config.d_model
-        hidden = torch.where(torch.arange(source) < source_lengths.unsqueeze(1), 0.0, _HIDDEN)
-        bias = hidden[:, None, None, :]  # (batch, 1, 1, source)
-        embedded = self.model.embedding(source_ids) + self.model.positional.table[:source]
-        x = embedded.reshape(-1, d_model)  # (batch * source, d_model), as everywhere outside attention
+        bias = torch.where(segment.unsqueeze(1) == segment, 0.0, _HIDDEN)  # (tokens, tokens)
+        x = self.model.embedding(input_ids) + functional.embedding(position_ids, self.model.positional.table)
         for layer, qkv in zip(self.layers, self.qkv, strict=True):
             projected = qkv(layer.self_attention_residual.before(x))
-            split = projected.reshape(batch, source, 3 * heads, config.d_k).transpose(1, 2)
-            query, key, value = split.split(heads, 1)  # each (batch, heads, source, head_dim)
+            split = projected.reshape(-1, 3 * heads, config.d_k).transpose(0, 1)
+            query, key, value = split.split(heads, 0)  # each (heads, tokens, head_dim)
             attended = torch.softmax(query @ key.transpose(-2, -1) + bias, -1) @ value
-            merged = attended.transpose(1, 2).reshape(-1, d_model)
+            merged = attended.transpose(0, 1).reshape(-1, d_model)
             x = layer.self_attention_residual.after(x, layer.self_attention.output_projection(merged))
             x = layer.feed_forward_residual.after(x, layer.feed_forward(layer.feed_forward_residual.before(x)))
         projected = self.cross(self.model.encoder.final_norm(x))
-        split = projected.reshape(batch, source, -1, config.d_k).transpose(1, 2)
-        return tuple(split.split(heads, 1))
+        return tuple(projected.reshape(-1, 2 * config.num_decoder_layers * heads, config.d_k).split(heads, 1))
 
 
 class DecoderStepGraph(nn.Module):
@@ -131,11 +129,10 @@ def encoder_spec(config: TransformerConfig) -> spec.GraphSpec:
     return spec.GraphSpec(
         role=bundle_pb2.GRAPH_ROLE_ENCODER,
         file_name="encoder.onnx",
-        inputs=(
-            spec.Tensor("source_ids", "int64", ("batch", "source")),
-            spec.Tensor("source_lengths", "int64", ("batch",)),
+        inputs=tuple(spec.Tensor(name, "int64", ("tokens",)) for name in ("input_ids", "position_ids", "segment")),
+        outputs=tuple(
+            tensor for i in range(config.num_decoder_layers) for tensor in _cross_tensors(config, i, ("tokens",))
         ),
-        outputs=tuple(tensor for i in range(config.num_decoder_layers) for tensor in _cross_tensors(config, i)),
     )
 
 
@@ -154,7 +151,7 @@ def decoder_step_spec(config: TransformerConfig) -> spec.GraphSpec:
                 for tensor in (
                     spec.Tensor(f"self_key_{i}", "float32", past),
                     spec.Tensor(f"self_value_{i}", "float32", past),
-                    *_cross_tensors(config, i),
+                    *_cross_tensors(config, i, ("batch",), ("source",)),
                 )
             ),
         ),
@@ -169,8 +166,10 @@ def decoder_step_spec(config: TransformerConfig) -> spec.GraphSpec:
     )
 
 
-def _cross_tensors(config: TransformerConfig, layer: int) -> tuple[spec.Tensor, spec.Tensor]:
-    shape = ("batch", config.num_heads, "source", config.d_k)
+def _cross_tensors(
+    config: TransformerConfig, layer: int, before: tuple[str, ...], after: tuple[str, ...] = ()
+) -> tuple[spec.Tensor, spec.Tensor]:
+    shape: tuple[int | str, ...] = (*before, config.num_heads, *after, config.d_k)
     key, value = f"cross_key_{layer}", f"cross_value_{layer}"
     return spec.Tensor(key, "float32", shape), spec.Tensor(value, "float32", shape)
 

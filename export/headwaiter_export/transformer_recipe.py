@@ -1,13 +1,10 @@
-"""Recipe for `headwaiter-transformer` checkpoints: two graphs, padded rows, a key/value cache."""
+"""Recipe for `headwaiter-transformer` checkpoints: a packed encoder, a decoder step, a key/value cache."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,19 +17,20 @@ from tokenizers import Tokenizer
 from headwaiter_export import errors
 from headwaiter_export import transformer as tf
 from headwaiter_export.architectures import Options
-from headwaiter_export.bundle import FORMAT_VERSION, GOLDEN_FILE, TOKENIZER_FILE, file_entry
+from headwaiter_export.bundle import FORMAT_VERSION, GOLDEN_FILE, TOKENIZER_FILE, file_entry, graph_entry, tool_versions
 from headwaiter_export.parity import certify, compare, grid
 from headwaiter_export.progress import Progress
 from headwaiter_export.runtime import Decoder, Graph
 from headwaiter_export.spec import GraphSpec
 from headwaiter_export.texts import SAMPLE_FILE, Texts, random_texts, read_texts
+from headwaiter_export.threads import one_thread
 from headwaiter_export.tracing import write_graph
 from headwaiter_export.transformer.checkpoint import ARCHITECTURE
 from headwaiter_export.transformer_graphs import DecoderStepGraph, EncoderGraph, decoder_step_spec, encoder_spec
 
 GOLDEN_TEXTS: Final = 16
+DEFAULT_TOLERANCE: Final = 1e-4
 _BATCH: Final = 32
-_TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "headwaiter")
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,12 @@ def export(source: Path, folder: Path, options: Options, progress: Progress) -> 
     Raises:
         ExportError: Any of its kinds but OutputError.
     """
-    with _one_thread():
+    with one_thread():
         return _export(source, folder, options, progress)
 
 
 def _export(source: Path, folder: Path, options: Options, progress: Progress) -> bundle_pb2.Manifest:
+    tolerance = DEFAULT_TOLERANCE if options.tolerance is None else options.tolerance
     if options.task not in ("auto", "generate"):
         raise errors.UnknownArchitectureError(f"{ARCHITECTURE} models generate; there is no task {options.task!r}")
     progress.stage("load")
@@ -81,7 +80,7 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
     shapes = grid(config.max_source_length)
     progress.stage("parity", len(shapes))
     points = []
-    for point in certify(shapes, options.tolerance, partial(compare, loaded.model, encoder, decoder_step)):
+    for point in certify(shapes, tolerance, partial(compare, loaded.model, encoder, decoder_step)):
         points.append(point)
         progress.advance()
     progress.note(f"comparing greedy decoding on {len(texts.rows)} {texts.origin}")
@@ -96,7 +95,7 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
         format_version=FORMAT_VERSION,
         task=bundle_pb2.TASK_GENERATE,
         architecture=ARCHITECTURE,
-        graph_kind=bundle_pb2.GRAPH_KIND_PADDED,
+        graph_kind=bundle_pb2.GRAPH_KIND_PACKED,
         # Token n is made from position n - 1, and there are max_target_length positions.
         limits=bundle_pb2.Limits(max_source_tokens=config.max_source_length, max_new_tokens=config.max_target_length),
         special_tokens=bundle_pb2.SpecialTokens(**ids, unk_id=loaded.unk_id),
@@ -107,9 +106,9 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
         variants=[
             bundle_pb2.Variant(
                 name="fp32",
-                graphs=[_graph_entry(spec, folder) for spec in specs],
+                graphs=[graph_entry(spec, folder) for spec in specs],
                 parity=bundle_pb2.ParityCertificate(
-                    tolerance=options.tolerance,
+                    tolerance=tolerance,
                     points=points,
                     texts_compared=len(texts.rows),
                     texts_identical=len(texts.rows),
@@ -117,7 +116,7 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
             )
         ],
         files=[file_entry(folder / name) for name in (GOLDEN_FILE, TOKENIZER_FILE)],
-        tool_versions={tool: metadata.version(tool) for tool in _TOOLS},
+        tool_versions=tool_versions(),
     )
 
 
@@ -150,7 +149,7 @@ def load(source: Path) -> Source:
 
 def example(spec: GraphSpec) -> tuple[Any, ...]:
     """Arguments to trace with; after the leading integers, the tensors of a layer stand together."""
-    sizes = {"batch": 3, "source": 4, "capacity": 5}
+    sizes = {"batch": 3, "source": 4, "capacity": 5, "tokens": 6}
     flat = [torch.ones(t.sizes(sizes), dtype=getattr(torch, t.dtype)) for t in spec.inputs]
     integers = tuple(tensor for tensor in flat if tensor.dtype == torch.int64)
     rest = flat[len(integers) :]
@@ -201,17 +200,6 @@ def write_golden(path: Path, model: tf.Transformer, texts: Texts) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch on one thread: small steps gain nothing from more, and sums keep their order on any machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _texts(source: Path, loaded: Source, options: Options) -> Texts:
     config = loaded.model.config
     path = options.words or source / SAMPLE_FILE
@@ -229,12 +217,3 @@ def _decoded(
     limit = model.config.max_target_length
     tokens = tf.greedy_decode(model, torch.from_numpy(source), torch.from_numpy(lengths), limit)
     return source, lengths, tokens.numpy()
-
-
-def _graph_entry(spec: GraphSpec, folder: Path) -> bundle_pb2.Graph:
-    return bundle_pb2.Graph(
-        role=spec.role,
-        file=file_entry(folder / spec.file_name),
-        inputs=[tensor.proto() for tensor in spec.inputs],
-        outputs=[tensor.proto() for tensor in spec.outputs],
-    )

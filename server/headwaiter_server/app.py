@@ -1,10 +1,9 @@
-"""The server put together: the only place where concrete classes are constructed, started and ended, in order."""
+"""The server put together: its parts are constructed, started and ended here, in order; its models' in `wiring`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import sys
 import time
@@ -14,24 +13,22 @@ from importlib.metadata import version
 
 from headwaiter_proto.v1 import bundle_pb2
 
-from headwaiter_server.config import ServerSettings, split_address
+from headwaiter_server.batching.lane import EncoderLane
+from headwaiter_server.config import AUTO, ServerSettings, split_address
 from headwaiter_server.errors import BundleError, ConfigError, DrainingError, HeadwaiterError
-from headwaiter_server.generation.lane import GenerationLane
-from headwaiter_server.generation.running import IterationFacts
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
-from headwaiter_server.lifecycle.load import Loader
 from headwaiter_server.lifecycle.repository import find_bundles
 from headwaiter_server.log import get_logger
 from headwaiter_server.metrics import Metrics, MetricsEndpoint
-from headwaiter_server.model.contract import GenerationModel
-from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
+from headwaiter_server.model.onnx import RUNTIME_VERSION
 from headwaiter_server.pipeline import Pipeline
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.inference import SERVICE_NAME, InferenceService
 from headwaiter_server.rpc.server import WHOLE_SERVER, GrpcServer
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission
 from headwaiter_server.scheduling.dispatcher import Dispatcher
-from headwaiter_server.scheduling.policy import Budget, FairShares
+from headwaiter_server.scheduling.forecast import Forecast
+from headwaiter_server.wiring import Wiring
 
 _log = get_logger(__name__)
 
@@ -42,25 +39,6 @@ _SWITCH_INTERVAL_SECONDS = 0.0005
 _LAST_ANSWERS_SECONDS = 1.0
 # After everybody was answered, what a run under way may take to end.
 _LAST_RUNS_SECONDS = 5.0
-_THREADS_PER_RUN = 1
-
-
-class _LaneMetrics:
-    """Records a lane's iterations under its model's name."""
-
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics = metrics
-        self._model = model
-
-    def iteration_finished(self, facts: IterationFacts) -> None:
-        """See `Observer`."""
-        if facts.rows:  # none are left when every caller has gone
-            self._metrics.run_finished(self._model, seconds=facts.seconds, rows=facts.rows, tokens=facts.tokens)
-
-    def failed(self, error: BaseException) -> None:
-        """Log and count what the engine raised."""
-        _log.error("engine_failed", model=self._model, exc_info=error)
-        self._metrics.engine_failed(self._model)
 
 
 class Server:
@@ -81,14 +59,14 @@ class Server:
         self.metrics = Metrics()
         self.admission = Admission(settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts)
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
-        self._shares = FairShares()
-        self._run_numbers = itertools.count(1)
+        bound = settings.max_queue_seconds
+        self.forecast = Forecast(settings.effective_workers, None if bound == AUTO else bound)
         self._catalog = Catalog()
         self._tasks: set[asyncio.Task[None]] = set()
-        edge = Edge(self.admission, self.metrics, clock)
+        self._edge = Edge(self.admission, self.metrics, clock)
         service = InferenceService(Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts))
         self._grpc = GrpcServer(
-            [service.handlers(edge)],
+            [service.handlers(self._edge)],
             [SERVICE_NAME],
             max_message_bytes=settings.max_message_bytes,
             max_streams=settings.max_streams,
@@ -114,6 +92,14 @@ class Server:
         self.metrics.build(version("headwaiter"), RUNTIME_VERSION)
         self.metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", self._waiting)
         self.metrics.watch("headwaiter_running_texts", "Texts in running batches.", self._running)
+        self.metrics.watch(
+            "headwaiter_predicted_wait_seconds", "Wait of a text that comes now after all others.", self._predicted_wait
+        )
+        self.metrics.watch(
+            "headwaiter_cost_correction_ratio",
+            "What runs take, as a multiple of what they were calibrated to.",
+            self._drift,
+        )
         self._listen_for_metrics()
         # As many threads for tokenizing as there are processors to run them; the default counts the host's.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.dispatcher.workers))
@@ -135,6 +121,7 @@ class Server:
         await self._grpc.leave()
         await asyncio.sleep(settings.lame_duck_seconds)
         self.admission.close()
+        self._edge.leave()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.admission.drained(), settings.drain_seconds)
 
@@ -156,9 +143,7 @@ class Server:
 
     async def _load_models(self) -> None:
         settings = self._settings
-        loader = Loader(
-            open_graph=lambda name, graph: OnnxGraph.load(name, graph, _THREADS_PER_RUN), open_lane=self._open_lane
-        )
+        loader = Wiring(settings, self.dispatcher, self.forecast, self.metrics).loader()
         locations = find_bundles(settings.models)
         if unknown := sorted(settings.variant.keys() - {location.name for location in locations}):
             raise ConfigError(f"--variant names no model of {settings.models}: {', '.join(unknown)}")
@@ -185,22 +170,6 @@ class Server:
         if not self.models:
             raise BundleError(f"no model of {settings.models} could be loaded")
 
-    def _open_lane(self, name: str, model: GenerationModel) -> GenerationLane:
-        observer = _LaneMetrics(self.metrics, name)
-        lane = GenerationLane(
-            model,
-            budget=Budget(self._settings.max_batch_rows, self._settings.generation_batch_tokens),
-            workers=self.dispatcher.workers,
-            batching=self._settings.batching,
-            shares=self._shares,
-            numbers=self._run_numbers,
-            clock=self.dispatcher.clock,
-            observer=observer,
-            on_failure=observer.failed,
-        )
-        self.dispatcher.add_lane(lane)
-        return lane
-
     def _listen_for_metrics(self) -> None:
         host, port = split_address(self._settings.metrics_listen)
         try:
@@ -219,6 +188,18 @@ class Server:
         task = asyncio.get_running_loop().create_task(self._grpc.leave())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _predicted_wait(self) -> dict[str, float]:
+        wait_seconds = self.forecast.wait_seconds(self.dispatcher.clock())
+        return dict.fromkeys(self._drift(), wait_seconds)
+
+    def _drift(self) -> dict[str, float]:
+        lanes = {model.name: model.lane for model in self.models}
+        return {
+            name: lane.forecast.drift
+            for name, lane in lanes.items()
+            if isinstance(lane, EncoderLane) and lane.forecast is not None
+        }
 
     def _waiting(self) -> dict[str, float]:
         return {model.name: float(model.lane.waiting) for model in self.models}

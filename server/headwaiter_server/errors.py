@@ -8,6 +8,7 @@
         |-- UnknownModelError       no such model or version
         |-- OverloadedError         try again, later or elsewhere
         |   |-- QueueFullError
+        |   |-- DeadlineUnreachableError
         |   |-- DrainingError
         |   `-- ModelUnavailableError
         |-- DeadlineExceededError   too late
@@ -67,6 +68,10 @@ class OverloadedError(RequestError):
 
 class QueueFullError(OverloadedError):
     """As much is waiting as the server is set to hold."""
+
+
+class DeadlineUnreachableError(OverloadedError):
+    """By the prediction the answer would come after the caller's deadline."""
 
 
 class DrainingError(OverloadedError):

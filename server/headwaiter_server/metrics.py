@@ -96,6 +96,15 @@ class Metrics:
             "headwaiter_tokens_total", "Tokens of texts, read (source) and generated.", "model", "direction"
         )
         self._failures = self._counter("headwaiter_engine_failures_total", "Texts on which the model failed.", "model")
+        self._batches = self._counter(
+            "headwaiter_batches_total",
+            "Runs of texts that are answered at once, by why no more were put into one.",
+            "model",
+            "reason",
+        )
+        self._padding_tokens = self._counter(
+            "headwaiter_padding_tokens_total", "Tokens computed only to fill rows up to the longest.", "model"
+        )
         self._model_info = self._gauge(
             "headwaiter_model_info",
             "Models that are loaded; always 1.",
@@ -105,6 +114,17 @@ class Metrics:
             "task",
             "architecture",
         )
+        self._calibration = {
+            name: self._gauge(f"headwaiter_calibration_{name}", text, "model")
+            for name, text in (
+                ("budget_tokens", "Most tokens of a run of several texts."),
+                ("full_run_seconds", "What a run of so many tokens takes."),
+                ("fixed_seconds", "What every run takes, whatever its tokens."),
+                ("linear_seconds", "What a run takes for each token."),
+                ("quadratic_seconds", "What a run takes for each pair of tokens that attend to each other."),
+                ("lone_tokens", "Tokens from which on a run that is alone uses all threads; 0 if none does."),
+            )
+        }
         self._build_info = self._gauge(
             "headwaiter_build_info",
             "Versions of the server and of what it runs on; always 1.",
@@ -138,6 +158,17 @@ class Metrics:
         self._child(self._batch_size, model).observe(rows)
         self._child(self._batch_tokens, model).observe(tokens)
 
+    def batch_closed(self, model: str, *, reason: str, padding_tokens: int) -> None:
+        """Count a run of texts that are answered at once.
+
+        Args:
+            model: Whose run.
+            reason: Why it held no more texts.
+            padding_tokens: Tokens it computed beyond those of its texts.
+        """
+        self._child(self._batches, model, reason).inc()
+        self._child(self._padding_tokens, model).inc(padding_tokens)
+
     def tokens(self, model: str, *, source: int, generated: int) -> None:
         """Count tokens read and generated."""
         self._child(self._tokens, model, "source").inc(source)
@@ -150,6 +181,11 @@ class Metrics:
     def model_loaded(self, model: str, version: str, variant: str, task: str, architecture: str) -> None:
         """Describe a model that is loaded."""
         self._child(self._model_info, model, version, variant, task, architecture).set(1)
+
+    def calibrated(self, model: str, **figures: float) -> None:
+        """Show how a model runs, by the names of the gauges."""
+        for name, figure in figures.items():
+            self._child(self._calibration[name], model).set(figure)
 
     def build(self, version: str, onnxruntime: str) -> None:
         """Describe this server."""

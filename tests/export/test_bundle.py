@@ -36,7 +36,7 @@ def test_manifest_describes_the_model(bundle: Path, checkpoint: Path) -> None:
     manifest = read_manifest(bundle)
     config = json.loads((checkpoint / "config.json").read_text())
     assert (manifest.format_version, manifest.task) == (1, bundle_pb2.TASK_GENERATE)
-    assert manifest.graph_kind == bundle_pb2.GRAPH_KIND_PADDED
+    assert manifest.graph_kind == bundle_pb2.GRAPH_KIND_PACKED
     assert manifest.architecture == config["architecture"]
     assert manifest.limits == bundle_pb2.Limits(max_source_tokens=32, max_new_tokens=12)
     assert manifest.special_tokens == bundle_pb2.SpecialTokens(pad_id=0, bos_id=1, eos_id=2, unk_id=3)

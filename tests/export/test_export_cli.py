@@ -104,7 +104,7 @@ def test_importing_does_not_import_torch() -> None:
 
 def test_public_names_are_pinned() -> None:
     """The package exports these names, sorted, and they exist."""
-    assert headwaiter_export.__all__ == ["ExportError", "Options", "export_checkpoint"]
+    assert headwaiter_export.__all__ == ["ExportError", "Options", "export_checkpoint", "export_module"]
     assert all(hasattr(headwaiter_export, name) for name in headwaiter_export.__all__)
     with pytest.raises(AttributeError, match="nothing_here"):
         headwaiter_export.nothing_here  # noqa: B018

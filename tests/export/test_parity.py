@@ -12,7 +12,7 @@ from headwaiter_export import Options, errors, export_checkpoint, transformer_re
 from headwaiter_export.bundle import read_manifest
 from headwaiter_export.parity import BATCHES, LENGTHS, Shape, certify, compare, grid
 from headwaiter_export.progress import Silent
-from headwaiter_export.runtime import Decoder, Graph
+from headwaiter_export.runtime import Decoder, Graph, encode
 from headwaiter_export.spec import GraphSpec
 from headwaiter_export.texts import Texts
 from headwaiter_export.transformer import greedy_decode, load_checkpoint
@@ -137,7 +137,7 @@ def test_golden_is_what_pytorch_gives(checkpoint: Path, bundle: Path) -> None:
         f"self_{kind}_{layer}": np.zeros((16, 4, 1, 8), np.float32) for layer in (0, 1) for kind in ("key", "value")
     }
     where = {"token": np.full(16, 1), "position": np.zeros(16, np.int64), "source_lengths": lengths}
-    found = step.run(where | empty | encoder.run({"source_ids": source, "source_lengths": lengths}))
+    found = step.run(where | empty | encode(encoder, source, lengths))
     np.testing.assert_allclose(found["logits"], golden["first_logits"], atol=1e-4)
 
 

@@ -102,8 +102,8 @@ def test_broken_file_is_refused(tmp_path: Path) -> None:
 def test_failing_run_is_refused(bundle: Path) -> None:
     """A run that onnxruntime refuses names the file and the shapes."""
     graph = Graph(bundle / "encoder.onnx")
-    feeds = {"source_ids": torch.ones(1, 2).numpy(), "source_lengths": torch.ones(1).numpy()}
-    with pytest.raises(errors.GraphRejectedError, match=r"encoder\.onnx: .* source_ids \[1, 2\]"):
+    feeds = {name: torch.ones(1, 2).numpy() for name in ("input_ids", "position_ids", "segment")}
+    with pytest.raises(errors.GraphRejectedError, match=r"encoder\.onnx: .* input_ids \[1, 2\]"):
         graph.run(feeds)
 
 

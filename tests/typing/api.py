@@ -10,17 +10,30 @@ from headwaiter import (
     TLS,
     AsyncClient,
     ChannelOptions,
+    ClassifyReply,
     Client,
+    EmbeddingInfo,
+    EmbedReply,
     FinishReason,
     GenerateReply,
     GenerationResult,
+    GraphKind,
+    HeadwaiterError,
     HealthStatus,
     InternalServerError,
     InvalidRequestError,
     ModelInfo,
     OverloadedError,
+    RankedText,
+    RerankReply,
     ServerUnreachableError,
+    Span,
+    StreamedReply,
+    TagReply,
     Task,
+    Tokenization,
+    TokenizeReply,
+    Vectors,
 )
 
 
@@ -47,8 +60,32 @@ def blocking() -> None:
         assert_type(client.model("m").limits.max_source_tokens, int)
         assert_type(client.model().task, Task)
         assert_type(client.health("m"), HealthStatus)
+        assert_type(client.model().graph_kind, GraphKind)
+        assert_type(client.model().embedding, EmbeddingInfo | None)
         client.generate(7)  # type: ignore[arg-type]
         client.generate("a", "m")  # type: ignore[call-arg]
+
+
+def encoders(client: Client) -> None:
+    """Calls to encoders."""
+    embedded = client.embed(["a", "b"], model="m", prompt="query", dimensions=64, normalize=True, truncate=True)
+    assert_type(embedded, EmbedReply)
+    assert_type(embedded.dimension, int)
+    assert_type(embedded.reading.truncated, tuple[int, ...])
+    for streamed in client.embed_stream(["a", ["b", "c"]], model="m"):
+        assert_type(streamed, StreamedReply)
+        assert_type(streamed.get(), EmbedReply)
+        assert_type(streamed.error, HeadwaiterError | None)
+    assert_type(client.classify("a", "b", raw_scores=True), ClassifyReply)
+    assert_type(client.classify(["a"]).classifications[0].scores, tuple[float, ...])
+    assert_type(client.tag("a", aggregate=False), TagReply)
+    assert_type(client.tag("a").taggings[0].spans, tuple[Span, ...])
+    assert_type(client.rerank("a", ["b", "c"], top_n=1), RerankReply)
+    assert_type(client.rerank("a", ["b"]).ranking, tuple[RankedText, ...])
+    assert_type(client.tokenize("a"), TokenizeReply)
+    assert_type(client.tokenize("a").tokenizations, tuple[Tokenization, ...])
+    assert_type(Vectors(b"", 3)[0], memoryview)
+    client.embed_stream([7])  # type: ignore[list-item]
 
 
 async def awaited() -> None:
@@ -59,6 +96,13 @@ async def awaited() -> None:
         assert_type(await client.models(), tuple[ModelInfo, ...])
         assert_type(await client.model(version=2), ModelInfo)
         assert_type(await client.health(), HealthStatus)
+        assert_type(await client.embed("a"), EmbedReply)
+        async for streamed in client.embed_stream(["a"]):
+            assert_type(streamed, StreamedReply)
+        assert_type(await client.classify("a"), ClassifyReply)
+        assert_type(await client.tag("a"), TagReply)
+        assert_type(await client.rerank("a", "b"), RerankReply)
+        assert_type(await client.tokenize("a"), TokenizeReply)
 
 
 def failures(client: Client) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import grpc
 
     from headwaiter.connection import Options
-    from headwaiter.methods import UnaryMethod
+    from headwaiter.methods import StreamMethod, UnaryMethod
+
+    Method = UnaryMethod[Any, Any, Any] | StreamMethod[Any, Any, Any]
 
 ChannelT = TypeVar("ChannelT", bound="grpc.Channel | grpc.aio.Channel")
 
@@ -68,7 +70,7 @@ class ClientBase(abc.ABC, Generic[ChannelT]):
         # One channel for work, which leaves out servers that say they are not serving, and one that asks
         # them.
         self._channels: dict[bool, ChannelT] = {}
-        self._calls: dict[UnaryMethod[Any, Any, Any], Any] = {}
+        self._calls: dict[Method, Any] = {}
 
     @property
     def target(self) -> str:
@@ -83,7 +85,7 @@ class ClientBase(abc.ABC, Generic[ChannelT]):
         """A new channel to the target; gRPC connects it with its first call."""
 
     # Any, because what a blocking and an asyncio channel return here share no type.
-    def _prepared(self, method: UnaryMethod[Any, Any, Any]) -> Any:  # noqa: ANN401
+    def _prepared(self, method: Method) -> Any:  # noqa: ANN401
         """What a channel calls this method by, made once.
 
         Raises:
@@ -94,11 +96,7 @@ class ClientBase(abc.ABC, Generic[ChannelT]):
                 raise RuntimeError("this client is closed")
             call = self._calls.get(method)
             if call is None:
-                call = self._calls[method] = self._channel(to_any_health=method.to_any_health).unary_unary(
-                    method.path,
-                    request_serializer=method.serialize,
-                    response_deserializer=method.deserialize,
-                )
+                call = self._calls[method] = method.on(self._channel(to_any_health=method.to_any_health))
             return call
 
     def _channel(self, *, to_any_health: bool) -> ChannelT:

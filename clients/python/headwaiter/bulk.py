@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 from headwaiter.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
-    from headwaiter.results import GenerateReply
-
-    # A `generate` call whose other arguments are settled.
-    Generate = Callable[[tuple[str, ...]], Coroutine[Any, Any, GenerateReply]]
+ReplyT = TypeVar("ReplyT")
 
 TEXTS_PER_CALL = 32
 CALLS_IN_FLIGHT = 4
@@ -48,15 +45,21 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Generic[ReplyT]):
     """One call's texts and its reply."""
 
     texts: tuple[str, ...]
-    reply: GenerateReply
+    reply: ReplyT
 
 
-async def answers(generate: Generate, batches: AsyncIterator[list[Text]]) -> AsyncGenerator[Answered, None]:
+async def answers(
+    call: Callable[[tuple[str, ...]], Coroutine[Any, Any, ReplyT]], batches: AsyncIterator[list[Text]]
+) -> AsyncGenerator[Answered[ReplyT], None]:
     """Calls for each batch, a few at a time, and yields the answers in the order of the batches.
+
+    Args:
+        call: A call whose other arguments are settled.
+        batches: Its texts.
 
     Raises:
         HeadwaiterError: The first call that failed, once everything before it has been yielded. An error that
@@ -64,35 +67,48 @@ async def answers(generate: Generate, batches: AsyncIterator[list[Text]]) -> Asy
             a text names it by its origin.
     """
     free = asyncio.Semaphore(CALLS_IN_FLIGHT)
-    calls: asyncio.Queue[asyncio.Task[Answered] | None] = asyncio.Queue()
+    calls: asyncio.Queue[asyncio.Task[Answered[ReplyT]] | None] = asyncio.Queue()
 
     async def start_calls() -> None:
         try:
             async for batch in batches:
                 await free.acquire()
-                calls.put_nowait(asyncio.create_task(_answer(generate, batch)))
+                calls.put_nowait(asyncio.create_task(_answer(call, batch)))
         finally:
             calls.put_nowait(None)
 
     starter = asyncio.create_task(start_calls())
-    call: asyncio.Task[Answered] | None = None
+    first: asyncio.Task[Answered[ReplyT]] | None = None
     try:
-        while (call := await calls.get()) is not None:
-            yield await call
+        while (first := await calls.get()) is not None:
+            yield await first
             free.release()
         await starter
     finally:
-        started = [call, *(calls.get_nowait() for _ in range(calls.qsize()))]
+        started = [first, *(calls.get_nowait() for _ in range(calls.qsize()))]
         unfinished = [starter, *(task for task in started if task is not None)]
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-async def _answer(generate: Generate, batch: list[Text]) -> Answered:
+async def _answer(
+    call: Callable[[tuple[str, ...]], Coroutine[Any, Any, ReplyT]], batch: list[Text]
+) -> Answered[ReplyT]:
     texts = tuple(text.decoded() for text in batch)
+    with named_by_origin(batch):
+        return Answered(texts, await call(texts))
+
+
+@contextmanager
+def named_by_origin(batch: list[Text]) -> Iterator[None]:
+    """Lets an error that names a text of a call name it as a person would.
+
+    Raises:
+        InvalidRequestError: Such an error.
+    """
     try:
-        return Answered(texts, await generate(texts))
+        yield
     except InvalidRequestError as error:
         index = re.fullmatch(r"texts\[(\d+)\]", error.field)
         if index is None or int(index[1]) >= len(batch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -13,7 +12,9 @@ import click
 
 from headwaiter import bulk
 from headwaiter.async_client import AsyncClient
-from headwaiter.cli_options import endpoint_options
+from headwaiter.cli_embed import embed
+from headwaiter.cli_encoders import classify, rerank, tag, tokenize
+from headwaiter.cli_options import batches_of, endpoint_options, json_line, json_option, model_options
 from headwaiter.client import Client
 from headwaiter.errors import HeadwaiterError, ServerUnreachableError
 from headwaiter.results import HealthStatus
@@ -29,8 +30,6 @@ _FAILED: Final = 1
 # 128 + the number of SIGINT: what a shell reports for a process that Ctrl-C ended.
 _INTERRUPTED: Final = 130
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headwaiter")
@@ -40,14 +39,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("--model", default="", metavar="NAME", help="Model; may be left out when there is only one.")
-@click.option(
-    "--version",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Version of the model; by default the one that serves.",
-)
+@model_options
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=0),
@@ -55,7 +47,7 @@ def cli() -> None:
     metavar="N",
     help="Most tokens for each text; by default the model's limit.",
 )
-@_json_option
+@json_option
 @click.option("--timings", is_flag=True, help="Also say where the time of each call went.")
 @endpoint_options
 def generate(
@@ -73,10 +65,7 @@ def generate(
     Results are printed in the order of the texts, one a line. Lines are read when no TEXT is given, or "-";
     blank ones are skipped.
     """
-    from_stdin = texts in {(), ("-",)}
-    if from_stdin and sys.stdin is None:
-        raise click.UsageError("there is no TEXT, and the standard input is closed")
-    batches = bulk.from_lines(sys.stdin.buffer) if from_stdin else bulk.from_arguments(texts)
+    batches = batches_of(texts)
 
     async def run() -> None:
         async with endpoint.open(AsyncClient) as client:
@@ -92,7 +81,7 @@ def generate(
 
 
 @cli.command()
-@_json_option
+@json_option
 @endpoint_options
 def models(endpoint: Endpoint, *, as_json: bool) -> None:
     """Lists the models that the server holds."""
@@ -100,22 +89,26 @@ def models(endpoint: Endpoint, *, as_json: bool) -> None:
         infos = client.models()
     if as_json:
         for info in infos:
-            click.echo(_json(dataclasses.asdict(info)))
+            click.echo(json_line(dataclasses.asdict(info)))
     else:
         _print_models(infos)
 
 
 @cli.command()
 @click.argument("model", default="")
-@_json_option
+@json_option
 @endpoint_options
 def health(model: str, endpoint: Endpoint, *, as_json: bool) -> None:
     """Says how MODEL is, or the server as a whole; exits with 0 only if it is SERVING."""
     with endpoint.open(Client) as client:
         status = client.health(model)
-    click.echo(_json({"model": model, "status": status}) if as_json else status)
+    click.echo(json_line({"model": model, "status": status}) if as_json else status)
     if status is not HealthStatus.SERVING:
         raise click.exceptions.Exit(_FAILED)
+
+
+for _command in (embed, classify, tag, rerank, tokenize):
+    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -152,18 +145,14 @@ def _hint(error: ServerUnreachableError) -> str:
     return f"headwaiter: {error}"
 
 
-def _json(value: dict[str, object]) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _print_answered(answered: Answered, *, as_json: bool, timings: bool) -> None:
+def _print_answered(answered: Answered[GenerateReply], *, as_json: bool, timings: bool) -> None:
     reply = answered.reply
     if as_json:
         common = {"model": reply.model, "version": reply.version, "variant": reply.variant}
         if timings:
             common["timings"] = dataclasses.asdict(reply.timings)
         lines = [
-            _json({"input": text, **dataclasses.asdict(generation), **common})
+            json_line({"input": text, **dataclasses.asdict(generation), **common})
             for text, generation in zip(answered.texts, reply.generations, strict=True)
         ]
     else:

@@ -1,20 +1,23 @@
-"""The options that every `headwaiter` command shares: where the server is and how to connect."""
+"""The options that `headwaiter` commands share: where the server is and how to connect, the model, the texts."""
 
 from __future__ import annotations
 
 import functools
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from headwaiter import bulk
 from headwaiter.async_client import AsyncClient
 from headwaiter.client import Client
 from headwaiter.connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, TLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 ClientT = TypeVar("ClientT", Client, AsyncClient)
 
@@ -91,3 +94,44 @@ def endpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
+
+
+_MODEL_OPTIONS = (
+    click.option("--model", default="", metavar="NAME", help="Model; may be left out when there is only one."),
+    click.option(
+        "--version",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Version of the model; by default the one that serves.",
+    ),
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+truncate_option = click.option("--truncate", is_flag=True, help="Cut texts over the model's limit.")
+raw_scores_option = click.option("--raw-scores", is_flag=True, help="Give raw scores instead of probabilities.")
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that choose a model."""
+    for option in reversed(_MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def batches_of(texts: tuple[str, ...]) -> AsyncIterator[list[bulk.Text]]:
+    """What a command's TEXT arguments stand for: themselves, or the lines of the standard input.
+
+    Raises:
+        click.UsageError: There are none, and nothing to read from.
+    """
+    if texts not in {(), ("-",)}:
+        return bulk.from_arguments(texts)
+    if sys.stdin is None:
+        raise click.UsageError("there is no TEXT, and the standard input is closed")
+    return bulk.from_lines(sys.stdin.buffer)
+
+
+def json_line(value: dict[str, object]) -> str:
+    """One line of JSON."""
+    return json.dumps(value, ensure_ascii=False)

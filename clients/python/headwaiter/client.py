@@ -12,15 +12,25 @@ from headwaiter.base import ClientBase
 from headwaiter.errors import NotFoundError
 from headwaiter.results import HealthStatus
 from headwaiter.status import error_from_rpc
+from headwaiter.streaming import InOrder, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
     from headwaiter.connection import Options
-    from headwaiter.methods import RequestT, ResponseT, ResultT, UnaryMethod
-    from headwaiter.results import GenerateReply, ModelInfo
+    from headwaiter.methods import RequestT, ResponseT, ResultT, StreamMethod, UnaryMethod
+    from headwaiter.results import (
+        ClassifyReply,
+        EmbedReply,
+        GenerateReply,
+        ModelInfo,
+        RerankReply,
+        StreamedReply,
+        TagReply,
+        TokenizeReply,
+    )
 
 
 class Client(ClientBase[grpc.Channel]):
@@ -56,6 +66,213 @@ class Client(ClientBase[grpc.Channel]):
         """
         request = codec.generate_request(texts, model=model, version=version, max_new_tokens=max_new_tokens)
         return self._call(methods.GENERATE, request, timeout_seconds)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        truncate: bool = False,
+        prompt: str | None = None,
+        dimensions: int = 0,
+        normalize: bool | None = None,
+        timeout_seconds: float | None = None,
+    ) -> EmbedReply:
+        """Turns each text into a vector.
+
+        Args:
+            texts: One text or several; a vector never depends on the others.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            truncate: Cut a text over the model's limit at its end; without it such a text is an error.
+            prompt: Name of one of the model's prompts, which is put before each text; "" for none, None for the
+                model's default.
+            dimensions: How many numbers of each vector, for models that are trained to be cut so; 0 means all.
+            normalize: Whether vectors get length 1; None for what the model's do.
+            timeout_seconds: Deadline of this call; None takes the client's.
+
+        Returns:
+            The vectors in the order of the texts, how the texts were read, and where the time went.
+        """
+        request = codec.embed_request(
+            texts,
+            model=model,
+            version=version,
+            truncate=truncate,
+            prompt=prompt,
+            dimensions=dimensions,
+            normalize=normalize,
+        )
+        return self._call(methods.EMBED, request, timeout_seconds)
+
+    def embed_stream(
+        self,
+        texts: Iterable[str | Sequence[str]],
+        *,
+        model: str = "",
+        version: int = 0,
+        truncate: bool = False,
+        prompt: str | None = None,
+        dimensions: int = 0,
+        normalize: bool | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Generator[StreamedReply, None, None]:
+        """Embeds any number of texts over one call, a few messages ahead of the results.
+
+        The input is read, from a thread of its own, as results are taken; both may be of any length. An item that
+        is refused has an error for a result, and the others go on.
+
+        Args:
+            texts: Items of one text or several (a few dozen are a good size); each is one message.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            truncate: Cut a text over the model's limit at its end; without it such a text is an error.
+            prompt: Name of one of the model's prompts, which is put before each text; "" for none, None for the
+                model's default.
+            dimensions: How many numbers of each vector, for models that are trained to be cut so; 0 means all.
+            normalize: Whether vectors get length 1; None for what the model's do.
+            timeout_seconds: Deadline of the whole stream; None for none, however long the client's is.
+
+        Yields:
+            What came of each item, in the order of the items.
+
+        Raises:
+            HeadwaiterError: The stream has ended early, after what had been answered was yielded. What the input
+                raises ends it, too.
+        """
+
+        def request(index: int, item: str | Sequence[str]) -> inference_pb2.EmbedStreamRequest:
+            return codec.stream_request(
+                index,
+                codec.embed_request(
+                    item,
+                    model=model,
+                    version=version,
+                    truncate=truncate,
+                    prompt=prompt,
+                    dimensions=dimensions,
+                    normalize=normalize,
+                ),
+            )
+
+        yield from self._stream(methods.EMBED_STREAM, Outgoing(texts, request), timeout_seconds)
+
+    def classify(
+        self,
+        texts: str | Sequence[str],
+        second_texts: str | Sequence[str] = (),
+        *,
+        model: str = "",
+        version: int = 0,
+        truncate: bool = False,
+        raw_scores: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> ClassifyReply:
+        """Scores each text, or pair of texts, for each label of the model.
+
+        Args:
+            texts: One text or several.
+            second_texts: The second text of each pair, for models that read pairs; as many as `texts`, or none.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            truncate: Cut a text over the model's limit, of a pair the longer one; without it that is an error.
+            raw_scores: Give the model's raw scores (logits) instead of probabilities.
+            timeout_seconds: Deadline of this call; None takes the client's.
+
+        Returns:
+            The model's labels and, in the order of the texts, a score for each.
+        """
+        request = codec.classify_request(
+            texts, second_texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores
+        )
+        return self._call(methods.CLASSIFY, request, timeout_seconds)
+
+    def tag(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        truncate: bool = False,
+        raw_scores: bool = False,
+        aggregate: bool = True,
+        timeout_seconds: float | None = None,
+    ) -> TagReply:
+        """Labels stretches of each text: names, places, parts of speech.
+
+        Args:
+            texts: One text or several.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            truncate: Cut a text over the model's limit at its end; without it such a text is an error.
+            raw_scores: Give the model's raw scores (logits) instead of probabilities.
+            aggregate: Make one span of neighbouring tokens of one entity, and leave out the others; without it each
+                token is a span of its own.
+            timeout_seconds: Deadline of this call; None takes the client's.
+
+        Returns:
+            The spans in the order of the texts.
+        """
+        request = codec.tag_request(
+            texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, aggregate=aggregate
+        )
+        return self._call(methods.TAG, request, timeout_seconds)
+
+    def rerank(
+        self,
+        query: str,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        truncate: bool = False,
+        raw_scores: bool = False,
+        top_n: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> RerankReply:
+        """Orders texts by how well they answer a query.
+
+        Args:
+            query: What is looked for.
+            texts: Where it may stand; one text or several.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            truncate: Cut a text where it and the query together are over the model's limit; without it that is an
+                error.
+            raw_scores: Give the model's raw scores (logits) instead of probabilities.
+            top_n: The most texts to return; 0 means all.
+            timeout_seconds: Deadline of this call; None takes the client's.
+
+        Returns:
+            The texts' indices and scores, best first.
+        """
+        request = codec.rerank_request(
+            query, texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, top_n=top_n
+        )
+        return self._call(methods.RERANK, request, timeout_seconds)
+
+    def tokenize(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> TokenizeReply:
+        """Turns each text into the tokens that a model would read; nothing runs.
+
+        Args:
+            texts: One text or several; they may be longer than the model's limit.
+            model: Name of the model; may be left out when the server holds exactly one.
+            version: Version of the model; 0 means the one that serves by default.
+            timeout_seconds: Deadline of this call; None takes the client's.
+
+        Returns:
+            The tokens of each text, in the order of the texts.
+        """
+        request = codec.tokenize_request(texts, model=model, version=version)
+        return self._call(methods.TOKENIZE, request, timeout_seconds)
 
     def models(self, *, timeout_seconds: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists the models that are loaded, sorted by name, then version."""
@@ -117,3 +334,36 @@ class Client(ClientBase[grpc.Channel]):
                 raise RuntimeError("this client is closed") from error
             raise
         return method.decode(response)
+
+    def _stream(
+        self,
+        method: StreamMethod[RequestT, ResponseT, StreamedReply],
+        outgoing: Outgoing[RequestT],
+        timeout_seconds: float | None,
+    ) -> Generator[StreamedReply, None, None]:
+        start: grpc.StreamStreamMultiCallable[RequestT, ResponseT] = self._prepared(method)
+        deadline_seconds = None if timeout_seconds is None else self._connection.deadline_seconds(timeout_seconds)
+        in_order = InOrder()
+        try:
+            responses = start(
+                iter(outgoing),
+                timeout=deadline_seconds,
+                metadata=self._connection.metadata,
+                wait_for_ready=self._connection.wait_for_ready,
+            )
+        except ValueError as error:
+            # As in `_call`.
+            if self._closed:
+                raise RuntimeError("this client is closed") from error
+            raise
+        try:
+            for response in responses:
+                for reply in in_order.add(method.decode(response)):
+                    outgoing.taken()
+                    yield reply
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self.target) from error
+        finally:
+            outgoing.stop()
+            responses.cancel()
+        in_order.check(outgoing.finish())

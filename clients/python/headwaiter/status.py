@@ -42,7 +42,7 @@ class _Failure:
     def __init__(self, error: grpc.RpcError, target: str) -> None:
         self.target = target
         self.code = error.code()
-        self.message = error.details() or self.code.name.lower().replace("_", " ")
+        self.message = error.details() or _words(self.code)
         # Pairs from grpc, a multi-valued mapping that iterates as pairs from grpc.aio. The stubs know only
         # one of them.
         metadata: Any = error.trailing_metadata() or ()
@@ -66,6 +66,20 @@ class _Failure:
             # The status itself still tells the caller what happened: never lose it over its decoration.
             return None
         return None
+
+
+class _StreamFailure(_Failure):
+    """What one message of a stream was answered with: a status without details."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        self.target = ""
+        self.code = code
+        self.message = message or _words(code)
+        self._metadata = {}
+
+
+def _words(code: grpc.StatusCode) -> str:
+    return code.name.lower().replace("_", " ")
 
 
 def _invalid(failure: _Failure) -> HeadwaiterError:
@@ -113,6 +127,9 @@ _BY_CODE: dict[grpc.StatusCode, Callable[[_Failure], HeadwaiterError]] = {
 }
 
 
+_BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
+
+
 def error_from_rpc(error: grpc.RpcError, target: str) -> HeadwaiterError:
     """Builds the exception for a failed call; raise it `from error`.
 
@@ -126,3 +143,26 @@ def error_from_rpc(error: grpc.RpcError, target: str) -> HeadwaiterError:
     failure = _Failure(error, target)
     build = _BY_CODE.get(failure.code)
     return build(failure) if build else HeadwaiterError(f"{failure.code.name}: {failure.message}")
+
+
+def error_from_stream(code: int, message: str, retry_seconds: float) -> HeadwaiterError:
+    """Builds the exception for one message of a stream that was refused; the stream itself goes on.
+
+    Args:
+        code: Number of the gRPC status that a call would have ended with.
+        message: What happened. Of a request that is refused it begins with the field.
+        retry_seconds: When to try again; 0 when that is no use.
+
+    Returns:
+        An instance of the class that the status maps to.
+    """
+    status = _BY_NUMBER.get(code)
+    if status is None:
+        return HeadwaiterError(f"status {code}: {message}")
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return OverloadedError(message, retry_seconds or None)
+    if status is grpc.StatusCode.INVALID_ARGUMENT:
+        field, colon, description = message.partition(": ")
+        return InvalidRequestError(message, field, description) if colon else InvalidRequestError(message)
+    build = _BY_CODE.get(status)
+    return build(_StreamFailure(status, message)) if build else HeadwaiterError(f"{status.name}: {message}")

@@ -204,18 +204,20 @@ class ParityPoint(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., length: _Optional[int] = ..., padded: bool = ..., steps: _Optional[int] = ..., max_abs_diff: _Optional[float] = ...) -> None: ...
 
 class QuantizationCertificate(_message.Message):
-    __slots__ = ("scheme", "fp32_weights", "quantized_weights", "points", "speedup")
+    __slots__ = ("scheme", "fp32_weights", "quantized_weights", "points", "speedup", "max_run_tokens")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     FP32_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     QUANTIZED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
     SPEEDUP_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     fp32_weights: _containers.RepeatedScalarFieldContainer[str]
     quantized_weights: int
     points: _containers.RepeatedCompositeFieldContainer[QualityPoint]
     speedup: float
-    def __init__(self, scheme: _Optional[str] = ..., fp32_weights: _Optional[_Iterable[str]] = ..., quantized_weights: _Optional[int] = ..., points: _Optional[_Iterable[_Union[QualityPoint, _Mapping]]] = ..., speedup: _Optional[float] = ...) -> None: ...
+    max_run_tokens: int
+    def __init__(self, scheme: _Optional[str] = ..., fp32_weights: _Optional[_Iterable[str]] = ..., quantized_weights: _Optional[int] = ..., points: _Optional[_Iterable[_Union[QualityPoint, _Mapping]]] = ..., speedup: _Optional[float] = ..., max_run_tokens: _Optional[int] = ...) -> None: ...
 
 class QualityPoint(_message.Message):
     __slots__ = ("texts", "count", "mean_cosine", "worst_cosine", "agreement", "max_batch_diff")

@@ -8,16 +8,10 @@ from typing import Protocol, cast
 from headwaiter_server.config import Batching
 from headwaiter_server.errors import HeadwaiterError
 from headwaiter_server.generation.running import IterationFacts, Outcome, RunningBatch
-from headwaiter_server.generation.sequence import GenerationEntry
+from headwaiter_server.generation.sequence import GenerationEntry, Sequence
 from headwaiter_server.model.contract import GenerationModel
-from headwaiter_server.scheduling.policy import (
-    Backlog,
-    Budget,
-    FairShares,
-    Rank,
-    effective_deadline,
-    promoted,
-)
+from headwaiter_server.scheduling.policy import Backlog, Budget, Rank, effective_deadline, promoted
+from headwaiter_server.scheduling.shares import FairShares
 
 # Below this, splitting what waits between idle workers costs more than it gains: small steps are inefficient.
 _SMALLEST_SHARE = 4
@@ -52,6 +46,7 @@ class Iteration:
         self._batch.in_flight = False
         for sequence in outcome.finished:
             sequence.entry.resolve(sequence.result(outcome.now))
+            self._lane.charge(sequence)
         for entry, failure in outcome.failed:
             entry.fail(failure)
         for _, failure in outcome.failed:
@@ -173,6 +168,10 @@ class GenerationLane:
         for batch in self._batches:
             for entry in batch.entries:
                 entry.fail(error)
+
+    def charge(self, sequence: Sequence) -> None:
+        """Count what was generated into its caller's share; the source was counted when it was taken."""
+        self._shares.charge(sequence.entry.call.terms.fairness_key, len(sequence.token_ids))
 
     def replace(self, batch: RunningBatch) -> None:
         """Put an empty batch in the place of one whose state is lost."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headwaiter_proto.v1 import bundle_pb2
 
+from headwaiter_server.batching.lane import EncoderLane
 from headwaiter_server.errors import UnknownModelError
 from headwaiter_server.generation.lane import GenerationLane
 from headwaiter_server.tokenizer import TextTokenizer
@@ -29,7 +30,12 @@ class ServedModel:
     variant: str
     manifest: bundle_pb2.Manifest
     tokenizer: TextTokenizer
-    lane: GenerationLane
+    lane: GenerationLane | EncoderLane
+
+    @property
+    def task(self) -> str:
+        """What it does, as people say it: "embed"."""
+        return task_name(self.manifest.task)
 
 
 # Of the models or versions that there are, how many an error names.
@@ -80,3 +86,8 @@ class Catalog:
 def _listed(names: list[str]) -> str:
     more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
     return ", ".join([*names[:_MOST_NAMED], *more])
+
+
+def task_name(task: bundle_pb2.Task) -> str:
+    """A task as people say it: "embed"."""
+    return bundle_pb2.Task.Name(task).removeprefix("TASK_").lower()

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-import numpy as np
 from headwaiter_proto.v1 import bundle_pb2
 
+from headwaiter_server.batching.lane import EncoderLane
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.generation.lane import GenerationLane
 from headwaiter_server.lifecycle.catalog import ServedModel
+from headwaiter_server.lifecycle.encoders import HEADS, build_encoder
+from headwaiter_server.lifecycle.golden import check_encoder, check_generation
 from headwaiter_server.lifecycle.manifest import check_manifest, check_names
+from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.log import get_logger
 from headwaiter_server.model.bundle import MANIFEST_FILE, Bundle, read_bundle
-from headwaiter_server.model.contract import GenerationModel, Graph
+from headwaiter_server.model.contract import EncoderModel, GenerationModel, Graph
 from headwaiter_server.model.seq2seq import CacheGeometry, Seq2SeqModel
 from headwaiter_server.tokenizer import TextTokenizer
 
 OpenGraph = Callable[[str, bytes], Graph]
-OpenLane = Callable[[str, GenerationModel], GenerationLane]
+OpenGenerationLane = Callable[[str, GenerationModel], GenerationLane]
+OpenEncoderLane = Callable[[str, EncoderModel], EncoderLane]
+PlanEncoder = Callable[[Subject, EncoderLane], None]
 
 _log = get_logger(__name__)
 
-# Rows of the golden file that are decoded again at every start; the exporting machine compared hundreds.
-_GOLDEN_ROWS = 8
-# Another processor may sum in another order; this is far below what changes a greedy choice.
-_GOLDEN_TOLERANCE = 1e-3
+
+def _as_it_is(_subject: Subject, _lane: EncoderLane) -> None:
+    """Let a model run as its lane was opened."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,15 @@ class Loader:
 
     Attributes:
         open_graph: Turns the bytes of an ONNX file into a graph.
-        open_lane: Gives a model its place in the scheduler.
+        open_generation_lane: Gives a model that generates its place in the scheduler.
+        open_encoder_lane: Gives a model that answers at once its place there.
+        plan_encoder: Decides how such a model runs, before the first call.
     """
 
     open_graph: OpenGraph
-    open_lane: OpenLane
+    open_generation_lane: OpenGenerationLane
+    open_encoder_lane: OpenEncoderLane
+    plan_encoder: PlanEncoder = _as_it_is
 
     def load(self, location: BundleLocation, variant: str) -> ServedModel:
         """Load one bundle.
@@ -60,18 +70,12 @@ class Loader:
             raise BundleError(location.problem)
         bundle = read_bundle(location.folder, variant)
         manifest = bundle.manifest
-        try:
+        with _located(location.folder / MANIFEST_FILE):
             check_manifest(manifest, bundle.variant)
-        except BundleError as error:
-            raise BundleError(f"{location.folder / MANIFEST_FILE}: {error}") from error
         special = manifest.special_tokens
         refused_id = special.unk_id if manifest.refuse_unknown_tokens and special.HasField("unk_id") else None
         tokenizer = TextTokenizer.from_json(bundle.tokenizer_json, manifest.limits.max_source_tokens, refused_id)
-        model = self._build(location, bundle)
-        try:
-            _check_golden(model, bundle)
-        except BundleError as error:
-            raise BundleError(f"{location.folder}: {error}") from error
+        lane = self._open(location, bundle, tokenizer)
         _log.info(
             "model_loaded",
             model=location.name,
@@ -85,10 +89,11 @@ class Loader:
             variant=variant,
             manifest=manifest,
             tokenizer=tokenizer,
-            lane=self.open_lane(location.name, model),
+            lane=lane,
         )
 
-    def _build(self, location: BundleLocation, bundle: Bundle) -> Seq2SeqModel:
+    def _open(self, location: BundleLocation, bundle: Bundle, tokenizer: TextTokenizer) -> GenerationLane | EncoderLane:
+        """Build the model, hold it to its golden outputs, and give it its place in the scheduler."""
         listed = {each.role: each for each in bundle.variant.graphs}
 
         def graph(role: bundle_pb2.GraphRole) -> Graph:
@@ -97,58 +102,43 @@ class Loader:
             check_names(name, listed[role], opened)
             return opened
 
+        if bundle.manifest.task in HEADS:
+            encoder = build_encoder(bundle.manifest, bundle.variant, graph(bundle_pb2.GRAPH_ROLE_MODEL))
+            with _located(location.folder):
+                check_encoder(encoder, tokenizer, bundle)
+            lane = self.open_encoder_lane(location.name, encoder)
+            ids = bundle.golden["input_ids"][0, : bundle.golden["lengths"][0]].tolist()
+            with _located(location.folder):
+                self.plan_encoder(
+                    Subject(
+                        name=location.name,
+                        folder=location.folder.parent,
+                        model=encoder,
+                        graph=bundle.graphs[bundle_pb2.GRAPH_ROLE_MODEL],
+                        build=partial(build_encoder, bundle.manifest, bundle.variant),
+                        longest_tokens=bundle.manifest.limits.max_source_tokens,
+                        make_text=lambda tokens: Encoding((ids * tokens)[:tokens]),
+                    ),
+                    lane,
+                )
+            return lane
         cache, special = bundle.manifest.kv_cache, bundle.manifest.special_tokens
-        return Seq2SeqModel(
+        model = Seq2SeqModel(
             graph(bundle_pb2.GRAPH_ROLE_ENCODER),
             graph(bundle_pb2.GRAPH_ROLE_DECODER_STEP),
             CacheGeometry(cache.num_layers, cache.num_heads, cache.head_dim),
-            pad_id=special.pad_id,
             bos_id=special.bos_id,
             eos_id=special.eos_id,
         )
+        with _located(location.folder):
+            check_generation(model, bundle)
+        return self.open_generation_lane(location.name, model)
 
 
-def _check_golden(model: GenerationModel, bundle: Bundle) -> None:
-    """Decode some of the exporting machine's texts on this one; warms the model up, too.
-
-    Raises:
-        BundleError: The graphs do not run, or do not give what they gave there.
-    """
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Say in the message of a bundle's error where the bundle lies."""
     try:
-        difference, wrong_tokens = _compare_with_golden(model, bundle)
-    except Exception as error:
-        # Whatever a strange graph or file makes numpy or onnxruntime raise: the bundle does not serve.
-        raise BundleError(f"the graphs do not run on the golden inputs: {error}") from error
-    if not difference <= _GOLDEN_TOLERANCE or wrong_tokens:  # not <=: a NaN is no match
-        raise BundleError(
-            f"this processor computes something else than the exporting one: largest difference of the first logits "
-            f"{difference:.2g} (limit {_GOLDEN_TOLERANCE}), {wrong_tokens} different tokens"
-        )
-
-
-def _compare_with_golden(model: GenerationModel, bundle: Bundle) -> tuple[float, int]:
-    """The largest difference of the first logits, and how many greedy tokens differ."""
-    golden = bundle.golden
-    lengths = golden["source_lengths"][:_GOLDEN_ROWS]
-    rows = len(lengths)
-    batch = model.new_batch()
-    batch.join(
-        [Encoding(ids[:n].tolist()) for ids, n in zip(golden["source_ids"][:_GOLDEN_ROWS], lengths, strict=True)],
-        range(rows),
-    )
-    tokens = np.full(rows, model.bos_id, np.int64)
-    running = np.ones(rows, bool)
-    expected_logits = golden["first_logits"][:_GOLDEN_ROWS]
-    difference, wrong_tokens = math.nan, 0
-    for step, expected in enumerate(golden["tokens"][:_GOLDEN_ROWS].T):
-        logits = batch.step(tokens, 0, rows)
-        if step == 0:
-            if logits.shape != expected_logits.shape:
-                raise ValueError(f"logits of shape {logits.shape} against {expected_logits.shape}")
-            difference = float(np.abs(logits - expected_logits).max())
-        tokens = logits.argmax(axis=-1)
-        wrong_tokens += int((running & (tokens != expected)).sum())
-        running &= tokens != model.eos_id
-        if not running.any():
-            break
-    return difference, wrong_tokens
+        yield
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_server.errors import BundleError
+from headwaiter_server.lifecycle.encoders import HEADS, encoder_problems, quantization_problems
 from headwaiter_server.model.contract import Graph
 
 # Far beyond any model; a larger number is damage, and would be allocated.
 _MOST = 1 << 20
-_ROLES = [bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP]
+_GENERATION_ROLES = [bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP]
+_ENCODER_ROLES = [bundle_pb2.GRAPH_ROLE_MODEL]
+_FP32 = "fp32"
 
 
 def check_manifest(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> None:
@@ -25,7 +28,7 @@ def check_manifest(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -
     Raises:
         BundleError: What is wrong with it.
     """
-    for problem in (*_problems(manifest), *_variant_problems(variant)):
+    for problem in (*_problems(manifest, variant), *_variant_problems(manifest, variant)):
         raise BundleError(problem)
 
 
@@ -49,35 +52,54 @@ def check_names(what: str, listed: bundle_pb2.Graph, graph: Graph) -> None:
             raise BundleError(f"{what}: the {kind} are {', '.join(found)}, the manifest says {', '.join(names)}")
 
 
-def _problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
-    if manifest.task != bundle_pb2.TASK_GENERATE:
-        yield f"this server does not serve task {manifest.task}"
-    if manifest.graph_kind != bundle_pb2.GRAPH_KIND_PADDED:
-        yield f"this server does not run graphs of kind {manifest.graph_kind}"
-    limits, cache, special = manifest.limits, manifest.kv_cache, manifest.special_tokens
-    for name, number in (
-        ("limits.max_source_tokens", limits.max_source_tokens),
-        ("limits.max_new_tokens", limits.max_new_tokens),
-        ("kv_cache.num_layers", cache.num_layers),
-        ("kv_cache.num_heads", cache.num_heads),
-        ("kv_cache.head_dim", cache.head_dim),
-    ):
-        if not 0 < number <= _MOST:
-            yield f"{name} is {number}, expected 1 to {_MOST}"
-    ids = [special.pad_id, special.bos_id, special.eos_id, *([special.unk_id] if special.HasField("unk_id") else [])]
-    if len(set(ids)) != len(ids):
-        yield f"special_tokens are not distinct: {', '.join(map(str, ids))}"
-    if manifest.refuse_unknown_tokens and not special.HasField("unk_id"):
+def _problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
+    task = manifest.task
+    if task == bundle_pb2.TASK_TENSOR:
+        yield "this version of the server does not serve tensor models yet"
+    elif task != bundle_pb2.TASK_GENERATE and task not in HEADS:
+        yield f"this server does not serve task {task}"
+    yield from _out_of_range("limits.max_source_tokens", manifest.limits.max_source_tokens)
+    yield from encoder_problems(manifest, variant) if task in HEADS else _generation_problems(manifest)
+    if manifest.refuse_unknown_tokens and not manifest.special_tokens.HasField("unk_id"):
         yield "refuse_unknown_tokens is set, but special_tokens name no unk_id"
     names = [each.name for each in manifest.variants]
     if len(set(names)) != len(names):
         yield f"two variants share a name: {', '.join(names)}"
 
 
-def _variant_problems(variant: bundle_pb2.Variant) -> Iterator[str]:
+def _generation_problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
+    if manifest.graph_kind != bundle_pb2.GRAPH_KIND_PACKED:
+        yield f"this server does not generate with graphs of kind {manifest.graph_kind}; export the model again"
+    cache, special = manifest.kv_cache, manifest.special_tokens
+    yield from _out_of_range("limits.max_new_tokens", manifest.limits.max_new_tokens)
+    for name in ("num_layers", "num_heads", "head_dim"):
+        yield from _out_of_range(f"kv_cache.{name}", getattr(cache, name))
+    ids = [special.pad_id, special.bos_id, special.eos_id, *([special.unk_id] if special.HasField("unk_id") else [])]
+    if len(set(ids)) != len(ids):
+        yield f"special_tokens are not distinct: {', '.join(map(str, ids))}"
+
+
+def _variant_problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
+    expected = _ENCODER_ROLES if manifest.task in HEADS else _GENERATION_ROLES
     roles = sorted(each.role for each in variant.graphs)
-    if roles != sorted(_ROLES):
-        yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {_role_names(_ROLES)}"
+    if roles != expected:
+        yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {_role_names(expected)}"
+    quantized = variant.HasField("quantization")
+    if manifest.task not in HEADS:
+        if quantized:
+            yield f"variant {variant.name!r} is quantized, which this server does not know of models that generate"
+        yield from _parity_problems(variant)
+    elif quantized:
+        yield from quantization_problems(variant)
+        if variant.HasField("parity"):  # otherwise it is near to fp32, and fp32 is near to PyTorch
+            yield from _parity_problems(variant)
+    else:
+        if variant.name != _FP32:
+            yield f"variant {variant.name!r} has no certificate of what it loses against fp32"
+        yield from _parity_problems(variant)
+
+
+def _parity_problems(variant: bundle_pb2.Variant) -> Iterator[str]:
     parity = variant.parity
     if not variant.HasField("parity") or not parity.points:
         yield f"variant {variant.name!r} has no certificate of parity with PyTorch"
@@ -88,6 +110,11 @@ def _variant_problems(variant: bundle_pb2.Variant) -> Iterator[str]:
             yield f"variant {variant.name!r} differs by {point.max_abs_diff}, its tolerance is {parity.tolerance}"
     if parity.texts_identical != parity.texts_compared:
         yield f"variant {variant.name!r}: {parity.texts_identical} of {parity.texts_compared} texts are identical"
+
+
+def _out_of_range(name: str, number: int) -> Iterator[str]:
+    if not 0 < number <= _MOST:
+        yield f"{name} is {number}, expected 1 to {_MOST}"
 
 
 def _role_names(roles: Sequence[int]) -> str:

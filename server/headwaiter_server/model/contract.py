@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,37 @@ from headwaiter_server.encoding import Encoding
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
+
+
+class Cancellation:
+    """A way to end a run early from another thread, before it begins or while it goes on.
+
+    Attributes:
+        requested: Whether nobody wants the run any more; its outcome is then no failure, whatever it is.
+    """
+
+    __slots__ = ("_end", "requested")
+
+    def __init__(self) -> None:
+        self._end: Callable[[], None] | None = None
+        self.requested = False
+
+    def request(self) -> None:
+        """End the run. May be called from any thread, at any time, also after the run has ended."""
+        self.requested = True
+        if self._end is not None:
+            self._end()
+
+    def arm(self, end: Callable[[], None]) -> None:
+        """Say how the run that begins now is ended; for graphs.
+
+        Args:
+            end: Ends it; called from any thread, and maybe twice.
+        """
+        # In this order, and the opposite one in `request`: whichever thread comes second sees what the first has done.
+        self._end = end
+        if self.requested:
+            end()
 
 
 class Graph(Protocol):
@@ -26,12 +57,45 @@ class Graph(Protocol):
     inputs: list[str]
     outputs: list[str]
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], cancellation: Cancellation | None = None
+    ) -> list[FloatArray]:
         """Compute the named outputs.
 
         Args:
             outputs: Names, in the order wanted.
             feeds: Every input, contiguous.
+            cancellation: Ends the run early; it raises then.
+        """
+        ...
+
+
+class EncoderModel(Protocol):
+    """A model that reads whole texts and answers each at once. May be run from several threads at once.
+
+    Attributes:
+        packed: Whether a run costs what its texts' tokens cost; otherwise, its rows times the longest of them.
+    """
+
+    packed: bool
+
+    def run(
+        self, sources: Sequence[Encoding], raw: Sequence[bool], cancellation: Cancellation | None = None
+    ) -> list[FloatArray]:
+        """Answer texts together; each as if it were alone.
+
+        Args:
+            sources: The texts, at least one.
+            raw: For each, whether the raw answer is wanted (vector as it is, logits) or the finished one (vector of
+                length 1, probabilities).
+            cancellation: Ends the run early; it raises then.
+
+        Returns:
+            The answer of each: `(dimension,)` or `(labels,)`, `()` where the model gives one score, `(tokens, labels)`
+            where it judges each token.
+
+        Raises:
+            Exception: It cannot answer one of them; an answer of NaNs or infinities is none.
         """
         ...
 

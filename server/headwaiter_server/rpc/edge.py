@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 import grpc
 
-from headwaiter_server.errors import InvalidRequestError
-from headwaiter_server.metrics import OTHER, CallFacts, Metrics
+from headwaiter_server.errors import DrainingError
+from headwaiter_server.metrics import Metrics
+from headwaiter_server.rpc.crossing import Context, Crossing, cancelled_code, facts_of, terms_of
 from headwaiter_server.rpc.status import status_of
-from headwaiter_server.scheduling.admission import Admission, Permit
-from headwaiter_server.scheduling.calls import DEFAULT_PRIORITY, NO_DEADLINE, Terms
+from headwaiter_server.rpc.stream import MessageStream, OpenMessage
+from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission, Permit
+from headwaiter_server.scheduling.calls import Terms
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
-
-PRIORITY_KEY = "headwaiter-priority"
-FAIRNESS_KEY = "headwaiter-fairness-key"
-MAX_PRIORITY = 16
-_MAX_FAIRNESS_KEY_LENGTH = 256
-
-
-@dataclass(slots=True)
-class Crossing:
-    """One call on its way through the edge; handlers fill in what they learn.
-
-    Attributes:
-        terms: What the caller asked of the scheduler.
-        model: The model that answers.
-        version: Its version.
-        texts: Texts answered.
-        tokenize_seconds: See `CallFacts`.
-        queue_seconds: See `CallFacts`.
-        inference_seconds: See `CallFacts`.
-    """
-
-    terms: Terms
-    model: str = OTHER
-    version: str = ""
-    texts: int = 0
-    tokenize_seconds: float | None = None
-    queue_seconds: float | None = None
-    inference_seconds: float | None = None
-
-
+StreamHandler = Callable[[AsyncIterable[bytes], Context], Awaitable[None]]
 Method = Callable[[bytes, Permit, Crossing], Awaitable[bytes]]
 
 
@@ -63,6 +34,8 @@ class Edge:
         """
         self._admission = admission
         self._metrics = metrics
+        self._streams: set[MessageStream] = set()
+        self._leaving: DrainingError | None = None
         self.clock = clock
 
     def unary(self, name: str, method: Method) -> UnaryHandler:
@@ -80,12 +53,10 @@ class Edge:
             self._metrics.call_started(name)
             try:
                 with self._admission.admit(len(request)) as permit:
-                    crossing.terms = _terms(started, context)
+                    crossing.terms = terms_of(started, context)
                     return await method(request, permit, crossing)
             except asyncio.CancelledError:
-                # The caller has gone: it cancelled, or its deadline passed and gRPC cancelled for it.
-                expired = self.clock() >= crossing.terms.deadline
-                code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+                code = cancelled_code(crossing, self.clock())
                 raise
             except Exception as error:
                 status = status_of(error)
@@ -93,41 +64,59 @@ class Edge:
                 await context.abort(code, status.message, status.trailers)
                 raise  # abort never returns
             finally:
-                self._metrics.call_finished(_facts(name, crossing, code, self.clock() - started))
+                self._metrics.call_finished(facts_of(name, crossing, code, self.clock() - started))
 
         return handle
 
+    def stream(self, name: str, open_message: OpenMessage, most_texts: int) -> StreamHandler:
+        """A gRPC handler for a stream of messages, each of which is admitted, answered and recorded like a call.
 
-def _terms(started: float, context: Context) -> Terms:
-    remaining = context.time_remaining()
-    priority, key = DEFAULT_PRIORITY, ""
-    for name, value in context.invocation_metadata() or ():
-        if name == PRIORITY_KEY:
-            priority = _parse_priority(str(value))
-        elif name == FAIRNESS_KEY:
-            key = str(value)[:_MAX_FAIRNESS_KEY_LENGTH]
-    return Terms(started, NO_DEADLINE if remaining is None else started + remaining, priority, key)
+        Args:
+            name: `package.Service/Method`, for metrics.
+            open_message: Parses a message; what it raises ends the stream, as nobody could be told.
+            most_texts: Texts of one stream's unanswered messages from which on no further message is read.
+        """
 
+        async def handle(requests: AsyncIterable[bytes], context: Context) -> None:
+            started = self.clock()
+            stream: MessageStream | None = None
+            try:
+                terms = terms_of(started, context)
+                stream = MessageStream(
+                    name,
+                    open_message,
+                    requests,
+                    context.write,
+                    terms,
+                    admission=self._admission,
+                    metrics=self._metrics,
+                    clock=self.clock,
+                    most_texts=most_texts,
+                )
+                await self._serve(stream)
+            except Exception as error:
+                status = status_of(error)
+                if stream is None:
+                    # No message was read that would be recorded in its place.
+                    self._metrics.call_started(name)
+                    crossing = Crossing(Terms(started))
+                    self._metrics.call_finished(facts_of(name, crossing, status.code, self.clock() - started))
+                await context.abort(status.code, status.message, status.trailers)
+                raise  # abort never returns
 
-def _parse_priority(value: str) -> int:
-    # The length first: int() takes its time over thousands of digits, and refuses still more in words of its own.
-    digits = len(value) <= len(str(MAX_PRIORITY)) and value.isascii() and value.isdecimal()
-    if not digits or not 1 <= int(value) <= MAX_PRIORITY:
-        raise InvalidRequestError(
-            f"metadata {PRIORITY_KEY}", f"is {value[:20]!r}, expected a whole number from 1 (first) to {MAX_PRIORITY}"
-        )
-    return int(value)
+        return handle
 
+    def leave(self) -> None:
+        """Have every stream answer the messages it holds, and end; calls are turned away by admission."""
+        self._leaving = DrainingError("the server is shutting down", RETRY_SECONDS)
+        for stream in self._streams:
+            stream.end(self._leaving)
 
-def _facts(method: str, crossing: Crossing, code: grpc.StatusCode, seconds: float) -> CallFacts:
-    return CallFacts(
-        method=method,
-        model=crossing.model,
-        version=crossing.version,
-        code=code.name,
-        seconds=seconds,
-        texts=crossing.texts,
-        tokenize_seconds=crossing.tokenize_seconds,
-        queue_seconds=crossing.queue_seconds,
-        inference_seconds=crossing.inference_seconds,
-    )
+    async def _serve(self, stream: MessageStream) -> None:
+        if self._leaving is not None:
+            raise self._leaving
+        self._streams.add(stream)
+        try:
+            await stream.serve()
+        finally:
+            self._streams.discard(stream)

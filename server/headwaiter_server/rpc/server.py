@@ -19,8 +19,15 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether what gRPC's core says is an error.
+
+    Cancelled are calls whose callers go, and the health watches when the server ends. And an internal error of gRPC's
+    is what becomes of an answer whose caller has gone in the same moment: under overload, of many that are too late.
+    Both are counted in the metrics.
+    """
+    gone = (asyncio.CancelledError, grpc.aio.InternalError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], gone)
 
 
 class GrpcServer:
@@ -42,8 +49,7 @@ class GrpcServer:
             max_message_bytes: Largest message taken in.
             max_streams: Most calls at one time on one connection.
         """
-        # Health watches end by cancellation when the server does; gRPC would log each as an error.
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),

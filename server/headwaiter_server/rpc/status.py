@@ -46,11 +46,19 @@ class Status:
         code: The status code.
         message: For a person.
         trailers: Trailing metadata: google.rpc.Status with details, retry push-back.
+        retry_seconds: When to try again, as the trailers say; 0 when that is no use.
     """
 
     code: grpc.StatusCode
     message: str
     trailers: Metadata
+    retry_seconds: float = 0.0
+
+    @property
+    def number(self) -> int:
+        """The code as a number."""
+        number: int = self.code.value[0]
+        return number
 
 
 def status_of(error: Exception) -> Status:
@@ -64,9 +72,11 @@ def status_of(error: Exception) -> Status:
         return _masked(error)
     message = str(error)
     trailers: Metadata = ((DETAILS_KEY, _details(code, message, _explain(error))),)
-    if isinstance(error, OverloadedError):
-        trailers = (*trailers, (PUSHBACK_KEY, _pushback(error.retry_after_seconds)))
-    return Status(code, message, trailers)
+    if not isinstance(error, OverloadedError):
+        return Status(code, message, trailers)
+    wait_seconds = error.retry_after_seconds
+    trailers = (*trailers, (PUSHBACK_KEY, _pushback(wait_seconds)))
+    return Status(code, message, trailers, wait_seconds if math.isfinite(wait_seconds) else 0.0)
 
 
 def _pushback(wait_seconds: float) -> str:

@@ -1,6 +1,13 @@
-"""A look at a protobuf message before it is parsed, so that what is too much is refused for the price of the limit."""
+"""A look at a protobuf message before it is parsed, so that what is too much is refused for the price of the limit.
+
+Protocol buffers' wire format: https://protobuf.dev/programming-guides/encoding/
+"""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from headwaiter_server.errors import InvalidRequestError
 
@@ -11,48 +18,107 @@ _SMALLEST_FIELD_BYTES = 2
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
 _VALUE_BYTES = {_FIXED64: 8, _START_GROUP: 0, _END_GROUP: 0, _FIXED32: 4}
+_OTHERS = ""  # no field has this name
+_MORE = 0x80  # the bit of a varint's byte that says that another follows
 
 
-def check_field_counts(data: bytes, number: int, name: str, limit: int) -> None:
+@dataclass(frozen=True)
+class Counted:
+    """What is counted in a message.
+
+    Attributes:
+        entries: Its repeated fields, whose entries are length-delimited: number to name.
+        inside: Its fields that are messages in which is counted as well. To protocol buffers such a field that is sent
+            several times is one message, so its parts count together.
+    """
+
+    entries: Mapping[int, str] = field(default_factory=dict)
+    inside: Mapping[int, Counted] = field(default_factory=dict)
+
+
+def check_field_counts(data: bytes, counted: Counted, limit: int) -> None:
     """Refuse a message with too many entries of a repeated field, or too many fields besides.
 
     Stops at the first field over a limit. Where the bytes are no message it stops, too: the parser says so better.
-    (Protocol buffers' wire format: https://protobuf.dev/programming-guides/encoding/)
 
     Args:
         data: The message.
-        number: Number of the repeated field, whose entries are length-delimited.
-        name: Its name.
-        limit: Most entries.
+        counted: What to count.
+        limit: Most entries of each repeated field.
 
     Raises:
         InvalidRequestError: There are more.
     """
     if len(data) <= limit * _SMALLEST_FIELD_BYTES:
         return
-    entries = others = position = 0
-    entry_tag = number << 3 | _LENGTH_DELIMITED
     try:
-        while position < len(data):
-            tag, position = _varint(data, position)
-            kind = tag & 7
-            if kind == _LENGTH_DELIMITED:
-                size, position = _varint(data, position)
-                position += size
-            elif kind == _VARINT:
-                _, position = _varint(data, position)
-            else:
-                position += _VALUE_BYTES[kind]
-            if tag == entry_tag:
-                entries += 1
-            else:
-                others += 1
-            if entries > limit:
-                raise InvalidRequestError(name, f"has more than {limit} entries")
-            if others > _MOST_OTHER_FIELDS:
-                raise InvalidRequestError("message", f"has more than {_MOST_OTHER_FIELDS} fields beside {name}")
+        _count(data, 0, len(data), counted, limit, Counter())
     except (IndexError, KeyError):
         return
+
+
+def read_number(data: bytes, number: int) -> int:
+    """The value of a varint field, from a message that may be too much to parse.
+
+    Args:
+        data: The message.
+        number: Number of the field.
+
+    Returns:
+        Its value; 0 where it is missing or the bytes are no message.
+    """
+    value = position = 0
+    try:
+        for _ in range(_MOST_OTHER_FIELDS):
+            if position >= len(data):
+                break
+            tag, start, position = _next_field(data, position)
+            if tag == number << 3 | _VARINT:
+                value, _ = _varint(data, start)
+    except (IndexError, KeyError):
+        return 0
+    return value % (1 << 64)
+
+
+def _count(data: bytes, position: int, end: int, counted: Counted, limit: int, counts: Counter[str]) -> None:
+    """Count the fields between two positions, on top of what was counted before."""
+    while position < end:
+        tag, start, position = _next_field(data, position)
+        number = tag >> 3 if tag & 7 == _LENGTH_DELIMITED else 0  # no field has this number
+        name = counted.entries.get(number)
+        if name is not None:
+            counts[name] += 1
+            if counts[name] > limit:
+                raise InvalidRequestError(name, f"has more than {limit} entries")
+            continue
+        counts[_OTHERS] += 1
+        if counts[_OTHERS] > _MOST_OTHER_FIELDS:
+            besides = " and ".join(counted.entries.values()) or "the request"
+            raise InvalidRequestError("message", f"has more than {_MOST_OTHER_FIELDS} fields beside {besides}")
+        if number in counted.inside:
+            _count(data, start, min(position, end), counted.inside[number], limit, counts)
+
+
+def _next_field(data: bytes, position: int) -> tuple[int, int, int]:
+    """The tag of the field at a position, where its value begins, and where the next field does.
+
+    Raises:
+        IndexError, KeyError: There is none.
+    """
+    tag = data[position]
+    position += 1
+    if tag >= _MORE:
+        tag, position = _varint(data, position - 1)
+    kind = tag & 7
+    if kind == _LENGTH_DELIMITED:
+        size = data[position]
+        position += 1
+        if size >= _MORE:
+            size, position = _varint(data, position - 1)
+        return tag, position, position + size
+    if kind == _VARINT:
+        return tag, position, _varint(data, position)[1]
+    return tag, position, position + _VALUE_BYTES[kind]
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -67,7 +133,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+        if byte < _MORE:
             return value, position
         shift += 7
     raise IndexError

@@ -11,8 +11,7 @@ The order, most important first:
 3. Earliest deadline, or `PATIENCE_SECONDS` after arrival if that is earlier, so that a stream of urgent newcomers
    cannot overtake an old text for ever. Of texts that compete by promotion only, a caller's oldest.
 
-(Earliest deadline first: Liu and Layland 1973. Fair shares by least service, with newcomers starting at the
-least-served active key's count: start-time fair queueing, Goyal et al. 1996.)
+(Earliest deadline first: Liu and Layland 1973. Fair shares: see `shares`.)
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from headwaiter_server.scheduling.calls import Pending, Terms
+from headwaiter_server.scheduling.shares import FairShares
 
 PROMOTION_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
@@ -35,8 +35,8 @@ _HeapItem = tuple[float, int, Entry]
 # Tokens served, effective deadline, order, level, fairness key.
 _Head = tuple[float, float, int, int, str]
 
-# Outdated items that a heap may hold beside as many as it has valid ones.
-_MOST_OUTDATED = 64
+# Entries that may be passed over in search of suitable mates: enough to find some, and a bound on the time it takes.
+_MOST_PASSED_OVER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,53 +52,17 @@ class Budget:
     tokens: int
 
 
-class FairShares:
-    """Tokens served to each fairness key that is waiting somewhere; shared by all models' queues."""
+class Mates(Protocol):
+    """A run that is being put together, and is choosy about who shares it."""
 
-    def __init__(self) -> None:
-        self._served: dict[str, float] = {}
-        self._waiting: dict[str, int] = {}
-        # A key's count only grows while it waits, so an outdated item stands too near the top and is met there.
-        self._by_service: list[tuple[float, str]] = []
+    @property
+    def full(self) -> bool:
+        """Whether nobody can join any more."""
+        ...
 
-    def enter(self, key: str) -> None:
-        """Note an entry that begins to wait; a new key starts level with the least-served one."""
-        if key not in self._served:
-            self._served[key] = served = self._least()
-            heapq.heappush(self._by_service, (served, key))
-            if len(self._by_service) > 2 * len(self._served) + _MOST_OUTDATED:
-                self._by_service = [(served, key) for key, served in self._served.items()]
-                heapq.heapify(self._by_service)
-        self._waiting[key] = self._waiting.get(key, 0) + 1
-
-    def leave(self, key: str, served_tokens: int) -> None:
-        """Note an entry that stops waiting, and the tokens it is served (0 if it was dropped).
-
-        A key with nothing waiting is forgotten: idle time earns no credit, and the table stays small.
-        """
-        if key not in self._waiting:
-            return
-        self._served[key] += served_tokens
-        self._waiting[key] -= 1
-        if not self._waiting[key]:
-            del self._served[key], self._waiting[key]
-
-    def served(self, key: str) -> float:
-        """Tokens served to a key; one with nothing waiting stands level with the least-served."""
-        return self._served[key] if key in self._served else self._least()
-
-    def _least(self) -> float:
-        heap = self._by_service
-        while heap:
-            listed, key = heap[0]
-            served = self._served.get(key)
-            if served == listed:
-                return listed
-            if served is None:
-                heapq.heappop(heap)
-            else:
-                heapq.heapreplace(heap, (served, key))
-        return 0.0
+    def join(self, entry: Entry) -> bool:
+        """Let an entry join, or refuse it; the first one must be let in."""
+        ...
 
 
 @dataclass(slots=True)
@@ -128,13 +92,21 @@ class _Level:
 
 
 class Backlog:
-    """One model's waiting texts."""
+    """One model's waiting texts.
+
+    Attributes:
+        waiting_tokens: Their price.
+    """
 
     def __init__(self, shares: FairShares) -> None:
         self._shares = shares
         self._levels: dict[int, _Level] = {}
         self._orders = itertools.count(1)
         self._waiting: dict[int, Entry] = {}
+        # Within one `take`: who was passed over, and which items left which heap because of it.
+        self._passed_over: set[int] = set()
+        self._put_back: list[tuple[list[_HeapItem], _HeapItem]] = []
+        self.waiting_tokens = 0
 
     def __len__(self) -> int:
         """Entries waiting, the dead that were not yet met among them."""
@@ -150,6 +122,7 @@ class Backlog:
         heapq.heappush(mates.by_arrival, (terms.arrived, entry.order, entry))
         heapq.heappush(level.by_arrival, (terms.arrived, entry.order, entry))
         self._waiting[entry.order] = entry
+        self.waiting_tokens += entry.cost_tokens
         self._shares.enter(terms.fairness_key)
 
     def rank(self, now: float) -> Rank | None:
@@ -160,20 +133,36 @@ class Backlog:
         served, deadline, order, _, _ = best
         return (promoted(self._waiting[order].call.terms, now), served, deadline, order)
 
-    def take(self, now: float, budget: Budget) -> list[Entry]:
+    def take(self, now: float, budget: Budget, mates: Mates | None = None) -> list[Entry]:
         """Remove and return the entries of the next run, in order, dead ones dropped.
 
         Args:
             now: Seconds on the scheduler's clock.
             budget: Of the run. At least one entry is taken if any is alive and `budget.rows` is positive.
+            mates: Decides who may share the run. Whom it refuses is passed over and keeps its place.
         """
         taken: list[Entry] = []
+        try:
+            self._take(taken, now, budget, mates)
+        except BaseException:
+            # Whoever fails everybody now must find them.
+            self._waiting.update((entry.order, entry) for entry in taken)
+            raise
+        finally:
+            for heap, item in self._put_back:
+                heapq.heappush(heap, item)
+            self._put_back.clear()
+            self._passed_over.clear()
+        return taken
+
+    def _take(self, taken: list[Entry], now: float, budget: Budget, mates: Mates | None) -> None:
         tokens = 0
         front: Mapping[int, int] = {}
         heads: list[_Head] = []
-        while len(taken) < budget.rows:
-            # Every caller's head is looked at once, and again only when the turn goes to other levels.
-            if (front_now := self._front(now)) != front:
+        while len(taken) < budget.rows and (mates is None or not mates.full):
+            # Every caller's head is looked at once, and again only when the turn goes to other levels. With one level
+            # there is nobody for it to go to.
+            if (not front or len(self._levels) > 1) and (front_now := self._front(now)) != front:
                 front, heads = front_now, list(self._heads(front_now, now))
                 heapq.heapify(heads)
             entry = self._first(heads, front, now)
@@ -181,16 +170,21 @@ class Backlog:
                 break
             if taken and tokens + entry.cost_tokens > budget.tokens:
                 break
+            if mates is not None and not mates.join(entry):
+                if len(self._passed_over) == _MOST_PASSED_OVER:
+                    break
+                self._passed_over.add(entry.order)
+                continue
             self._remove(entry, entry.cost_tokens)
             taken.append(entry)
             tokens += entry.cost_tokens
-        return taken
 
     def clear(self) -> list[Entry]:
         """Remove and return every entry, the dead among them; whatever has gone wrong, whoever waits is handed out."""
         entries = list(self._waiting.values())
         self._waiting = {}
         self._levels = {}
+        self.waiting_tokens = 0
         for entry in entries:
             with contextlib.suppress(Exception):
                 self._shares.leave(entry.call.terms.fairness_key, 0)
@@ -201,10 +195,10 @@ class Backlog:
         reached: dict[int, int] = {}
         for priority, level in list(self._levels.items()):
             oldest = self._alive_head(level.by_arrival, now)
-            if oldest is None:
-                del self._levels[priority]
-            else:
+            if oldest is not None:
                 reached[priority] = promoted(oldest.call.terms, now)
+            elif not self._passed_over:
+                del self._levels[priority]
         first = min(reached.values(), default=0)
         return {
             priority: min([priority, *(rival for other, rival in reached.items() if other != priority)])
@@ -228,7 +222,8 @@ class Backlog:
         # Both are looked at, so that neither keeps what was taken from the other.
         oldest, urgent = self._alive_head(mates.by_arrival, now), self._alive_head(mates.by_deadline, now)
         if oldest is None or urgent is None:
-            del callers[key]
+            if not self._passed_over:
+                del callers[key]
             return None
         by_promotion = needed < priority
         entry = oldest if by_promotion else urgent
@@ -253,6 +248,9 @@ class Backlog:
     def _alive_head(self, heap: list[_HeapItem], now: float) -> Entry | None:
         while heap:
             entry = heap[0][2]
+            if entry.order in self._passed_over:
+                self._put_back.append((heap, heapq.heappop(heap)))
+                continue
             if entry.order in self._waiting:
                 if not entry.call.dead(now):
                     return entry
@@ -263,6 +261,7 @@ class Backlog:
     def _remove(self, entry: Entry, served_tokens: int) -> None:
         # The heaps are cleaned when the entry comes to their top.
         del self._waiting[entry.order]
+        self.waiting_tokens -= entry.cost_tokens
         self._shares.leave(entry.call.terms.fairness_key, served_tokens)
 
 

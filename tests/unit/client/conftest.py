@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import io
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from headwaiter import cli
 from unit.client.scripted_server import SERVING, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import grpc
-    from unit.client.scripted_server import Script
+    from unit.client.scripted_server import Script, StreamScript
 
 
 @pytest.fixture
@@ -20,10 +23,11 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
     def start(
         scripts: dict[str, Script] | None = None,
         *,
+        streams: dict[str, StreamScript] | None = None,
         watch: bytes | None = SERVING,
         credentials: grpc.ServerCredentials | None = None,
     ) -> ScriptedServer:
-        servers.append(ScriptedServer(scripts, watch=watch, credentials=credentials))
+        servers.append(ScriptedServer(scripts, streams=streams, watch=watch, credentials=credentials))
         return servers[-1].start()
 
     yield start
@@ -35,3 +39,20 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
 def server(serve: Callable[..., ScriptedServer]) -> ScriptedServer:
     """A server that generates upper case."""
     return serve()
+
+
+@pytest.fixture
+def headwaiter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: its exit code, what it printed, what it complained about."""
+    monkeypatch.delenv("HEADWAITER_CLIENT_TARGET", raising=False)
+
+    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Takes the request's bytes, and gives the response's or calls `refuse`.
 Script = Callable[[bytes, grpc.ServicerContext], bytes]
+# The same for a stream of requests and one of responses.
+StreamScript = Callable[["Iterator[bytes]", grpc.ServicerContext], "Iterator[bytes]"]
 
 SERVING = b"\x08\x01"
 NOT_SERVING = b"\x08\x02"
@@ -44,6 +46,7 @@ class ScriptedServer:
         self,
         scripts: dict[str, Script] | None = None,
         *,
+        streams: dict[str, StreamScript] | None = None,
         watch: bytes | None = SERVING,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class ScriptedServer:
             "GetModel": get_model,
             "Check": lambda request, context: SERVING,
         } | (scripts or {})
+        self.streams = streams or {}
         self.calls: list[Call] = []
         self._watch = watch
         self._server = grpc.server(
@@ -76,6 +80,9 @@ class ScriptedServer:
     def handler(self, method: str, metadata: dict[str, str | bytes]) -> grpc.RpcMethodHandler[Any, Any] | None:
         if method == "Watch":
             return None if self._watch is None else grpc.unary_stream_rpc_method_handler(self._report_health)
+
+        if method in self.streams:
+            return grpc.stream_stream_rpc_method_handler(self.streams[method])
 
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             remaining = context.time_remaining()
@@ -170,6 +177,7 @@ MODEL = inference_pb2.ModelInfo(
     architecture="transformer",
     variant="fp32",
     limits=bundle_pb2.Limits(max_source_tokens=64, max_new_tokens=48),
+    graph_kind=bundle_pb2.GRAPH_KIND_PADDED,
 )
 LIST_MODELS = inference_pb2.ListModelsResponse(models=[MODEL])
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from headwaiter import cli
 from headwaiter_proto.v1 import inference_pb2
 from unit.client.scripted_server import NOT_SERVING, bad_request, refuse, upper_case
 
@@ -17,23 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unit.client.scripted_server import ScriptedServer
-
-
-@pytest.fixture
-def headwaiter(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command in this process: its exit code, what it printed, what it complained about."""
-    monkeypatch.delenv("HEADWAITER_CLIENT_TARGET", raising=False)
-
-    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as ended:
-            cli.main(arguments)
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 Run = Any  # what the fixture above gives
@@ -131,6 +111,9 @@ def test_models(headwaiter: Run, server: ScriptedServer) -> None:
         "architecture": "transformer",
         "variant": "fp32",
         "limits": {"max_source_tokens": 64, "max_new_tokens": 48},
+        "graph_kind": "padded",
+        "labels": [],
+        "embedding": None,
     }
 
 

@@ -5,14 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from headwaiter import (
+    Classification,
+    ClassifyReply,
+    EmbeddingInfo,
+    EmbedReply,
     FinishReason,
     GenerateReply,
     GenerationResult,
+    GraphKind,
     InvalidRequestError,
     Limits,
     ModelInfo,
+    RankedText,
+    Reading,
+    RerankReply,
+    Span,
+    Tagging,
+    TagReply,
     Task,
     Timings,
+    Tokenization,
+    TokenizeReply,
     codec,
 )
 from headwaiter_proto.v1 import bundle_pb2, inference_pb2
@@ -53,7 +66,9 @@ def test_generate_reply_holds_what_the_message_holds() -> None:
 def test_model_info_holds_what_the_message_holds() -> None:
     """Every value of a model description arrives in the dataclasses."""
     info = codec.model_info(inference_pb2.GetModelResponse(model=MODEL))
-    assert info == ModelInfo("shout", 3, Task.GENERATE, "transformer", "fp32", Limits(64, 48))
+    assert info == ModelInfo(
+        "shout", 3, Task.GENERATE, "transformer", "fp32", Limits(64, 48), GraphKind.PADDED, (), None
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,6 +79,18 @@ def test_model_info_holds_what_the_message_holds() -> None:
         (Timings, inference_pb2.Timings),
         (ModelInfo, inference_pb2.ModelInfo),
         (Limits, bundle_pb2.Limits),
+        (EmbeddingInfo, bundle_pb2.Embedding),
+        (Reading, inference_pb2.Reading),
+        (EmbedReply, inference_pb2.EmbedResponse),
+        (ClassifyReply, inference_pb2.ClassifyResponse),
+        (Classification, inference_pb2.Classification),
+        (TagReply, inference_pb2.TagResponse),
+        (Tagging, inference_pb2.Tagging),
+        (Span, inference_pb2.Span),
+        (RerankReply, inference_pb2.RerankResponse),
+        (RankedText, inference_pb2.RankedText),
+        (TokenizeReply, inference_pb2.TokenizeResponse),
+        (Tokenization, inference_pb2.Tokenization),
     ],
 )
 def test_results_have_the_fields_of_their_messages(result: type[DataclassInstance], message: type[Message]) -> None:
@@ -71,7 +98,10 @@ def test_results_have_the_fields_of_their_messages(result: type[DataclassInstanc
     assert [field.name for field in dataclasses.fields(result)] == list(message.DESCRIPTOR.fields_by_name)
 
 
-@pytest.mark.parametrize(("enum", "python"), [(inference_pb2.FinishReason, FinishReason), (bundle_pb2.Task, Task)])
+@pytest.mark.parametrize(
+    ("enum", "python"),
+    [(inference_pb2.FinishReason, FinishReason), (bundle_pb2.Task, Task), (bundle_pb2.GraphKind, GraphKind)],
+)
 def test_enums_have_the_values_of_the_contract(enum: EnumTypeWrapper, python: type[Enum]) -> None:
     """An enum value added to the contract is known by name, its zero as unknown."""
     prefix = enum.keys()[0].removesuffix("UNSPECIFIED")

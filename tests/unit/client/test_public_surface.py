@@ -16,11 +16,16 @@ SURFACE = [
     "AsyncClient",
     "CallCancelledError",
     "ChannelOptions",
+    "Classification",
+    "ClassifyReply",
     "Client",
     "DeadlineExceededError",
+    "EmbedReply",
+    "EmbeddingInfo",
     "FinishReason",
     "GenerateReply",
     "GenerationResult",
+    "GraphKind",
     "HeadwaiterError",
     "HealthStatus",
     "InternalServerError",
@@ -31,11 +36,21 @@ SURFACE = [
     "NotSupportedError",
     "OverloadedError",
     "PermissionDeniedError",
+    "RankedText",
+    "Reading",
+    "RerankReply",
     "ResourceExhaustedError",
     "ServerUnreachableError",
+    "Span",
+    "StreamedReply",
+    "TagReply",
+    "Tagging",
     "Task",
     "Timings",
+    "Tokenization",
+    "TokenizeReply",
     "UnauthenticatedError",
+    "Vectors",
 ]
 
 
@@ -69,7 +84,14 @@ def test_both_clients_have_the_same_methods() -> None:
             if not name.startswith("_")
         }
 
-    assert signatures(Client) == signatures(AsyncClient)
+    blocking, awaited = signatures(Client), signatures(AsyncClient)
+    # A stream is of another kind in each, and the asyncio client takes asynchronous input as well.
+    streams = [
+        [(each.name, each.kind, each.default) for each in methods.pop("embed_stream").parameters.values()]
+        for methods in (blocking, awaited)
+    ]
+    assert streams[0] == streams[1]
+    assert blocking == awaited
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
 
 

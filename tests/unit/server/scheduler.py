@@ -17,7 +17,8 @@ from headwaiter_server.generation.running import IterationFacts
 from headwaiter_server.generation.sequence import Generated, GenerationTask
 from headwaiter_server.scheduling.calls import Call, Pending, Terms
 from headwaiter_server.scheduling.dispatcher import Dispatcher
-from headwaiter_server.scheduling.policy import Budget, FairShares
+from headwaiter_server.scheduling.policy import Budget
+from headwaiter_server.scheduling.shares import FairShares
 
 
 @dataclass

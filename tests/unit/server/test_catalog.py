@@ -87,3 +87,9 @@ def test_all_models_by_name_then_version() -> None:
     """Listings are in the same order every time, whatever the order of loading."""
     models = catalog(("b", 1), ("a", 10), ("a", 9))
     assert [(each.name, each.version) for each in models.all()] == [("a", 9), ("a", 10), ("b", 1)]
+
+
+def test_task_is_named_as_people_say_it() -> None:
+    """What a model does is a word, for messages."""
+    described = bundle_pb2.Manifest(task=bundle_pb2.TASK_RERANK)
+    assert ServedModel("a", 1, "fp32", described, NOTHING, NOTHING).task == "rerank"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from headwaiter_server.config import ServerSettings, as_toml, describe_settings, load_settings, split_address
+from headwaiter_server.config import (
+    ServerSettings,
+    as_toml,
+    describe_settings,
+    load_settings,
+    split_address,
+    user_cache_folder,
+)
 from headwaiter_server.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -57,7 +65,7 @@ def test_flags_win_over_environment_over_file_over_defaults(monkeypatch: pytest.
     path = toml("max_texts = 30\nmax_calls = 30\nmax_batch_rows = 30\n")
     settings = load("--config", path, "--max-texts", "10")
     assert (settings.max_texts, settings.max_calls, settings.max_batch_rows) == (10, 20, 30)
-    assert settings.max_batch_tokens == ServerSettings.model_fields["max_batch_tokens"].default
+    assert settings.max_batch_tokens == "auto"
 
 
 def test_settings_file_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, toml: WriteToml) -> None:
@@ -96,8 +104,9 @@ def test_unknown_environment_variable_is_refused_and_named(monkeypatch: pytest.M
 
 
 def test_unknown_key_of_the_file_is_refused_and_named(toml: WriteToml) -> None:
-    """A mistyped key of the settings file stops the server."""
-    assert "workerz" in refusal("--config", toml("workerz = 3\n"))
+    """Mistyped keys of the settings file stop the server, which names them all, and the file."""
+    path = toml("workerz = 3\nmax_texts = 5\nlistne = 3\n")
+    assert refusal("--config", path) == f"unknown setting in {path}: listne, workerz"
 
 
 def test_variables_of_the_other_commands_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +172,15 @@ def test_models_is_required() -> None:
         ("--lame-duck-seconds", "nan", "3600"),
         ("--drain-seconds", "inf", "3600"),
         ("--batching", "some", "'auto', 'fifo' or 'none'"),
+        ("--calibration", "yes", "'on', 'fresh' or 'off'"),
+        ("--max-queue-seconds", "0", "greater than 0, or auto"),
+        ("--max-queue-seconds", "some", "a valid number, unable to parse string as a number, or auto"),
+        ("--max-queue-seconds", "inf", "3600, or auto"),
+        ("--max-batch-tokens", "0", "1, or auto"),
+        ("--max-batch-tokens", "Auto", "or auto"),
+        ("--threads-per-run", "1.5", "or auto"),
+        ("--lone-run-threads", "0", "1, or auto"),
+        ("--memory-limit-bytes", "0", "1, or auto"),
     ],
 )
 def test_value_out_of_range_is_named_with_its_bound(flag: str, value: str, bound: str) -> None:
@@ -228,7 +246,7 @@ def test_wrong_variant_is_refused(value: str) -> None:
 def test_printed_settings_can_be_read_back(tmp_path: Path) -> None:
     """What --print-config prints is a file that gives the same settings."""
     flags = ["--models", 'a "b"\\c', "--listen", "a:1,[::1]:2", "--variant", "x.y=int8,z=fp16", "--allow-partial"]
-    settings, asked = load_settings([*flags, "--drain-seconds", "0.5", "--log-level", "error", "--print-config"])
+    settings, asked = load_settings([*flags, "--drain-seconds", "0.5", "--max-queue-seconds", "0.25", "--print-config"])
     assert asked
     path = tmp_path / "printed.toml"
     path.write_text(as_toml(settings), encoding="utf-8")
@@ -240,13 +258,65 @@ def test_printed_settings_can_be_read_back(tmp_path: Path) -> None:
 def test_missing_and_broken_files_are_refused(toml: WriteToml) -> None:
     """A settings file that is not there, or is no TOML, is an error of the configuration."""
     assert "/does/not/exist.toml" in refusal("--config", "/does/not/exist.toml")
-    assert "line 1" in refusal("--config", toml("max_texts =\n"))
+    path = toml("max_texts =\n")
+    assert f"--config: {path}: " in refusal("--config", path)
+    assert "line 1" in refusal("--config", path)
+    Path(path).write_bytes(b"\xff")
+    assert f"--config: {path}: " in refusal("--config", path)
 
 
 def test_workers_follow_the_processors() -> None:
     """0 workers becomes what the machine gives, at least one; another number is taken as it is."""
     assert load().effective_workers >= 1
     assert load("--workers", "7").effective_workers == 7
+
+
+def test_processors_are_shared_between_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer workers than processors get the more threads each, unless the threads were chosen, too."""
+    monkeypatch.setattr("headwaiter_server.config.schema.available_cpus", lambda: 8)
+    assert load().effective_threads_per_run == 1
+    assert load("--workers", "3").effective_threads_per_run == 2
+    assert load("--workers", "16").effective_threads_per_run == 1
+    assert load("--workers", "3", "--threads-per-run", "5").effective_threads_per_run == 5
+
+
+def test_budget_of_generations_has_its_own_default() -> None:
+    """Auto is for the calibrated: what may join a generation's step has a number of its own, until one is given."""
+    assert load().generation_batch_tokens == 512
+    assert load("--max-batch-tokens", "100").generation_batch_tokens == 100
+
+
+def test_auto_or_a_value_from_every_source(monkeypatch: pytest.MonkeyPatch, toml: WriteToml) -> None:
+    """A setting with auto takes a value from flag, environment and file, and auto again from a stronger source."""
+    monkeypatch.setenv("HEADWAITER_MAX_QUEUE_SECONDS", "0.5")
+    path = toml('max_queue_seconds = 2\nmax_batch_tokens = 96\ncalibration_cache = "/var/cache"\n')
+    settings = load("--config", path, "--max-batch-tokens", "auto")
+    assert (settings.max_queue_seconds, settings.max_batch_tokens) == (0.5, "auto")
+    assert settings.calibration_cache == Path("/var/cache")
+
+
+def test_cache_of_the_user_follows_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG_CACHE_HOME names it unless it is relative, which is as if it were not set."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert user_cache_folder() == Path("/elsewhere/headwaiter")
+    monkeypatch.setenv("HOME", "/home/someone")
+    for none in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", none)
+        assert user_cache_folder() == Path("/home/someone/.cache/headwaiter")
+
+
+def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every flag shows its unit or its choices, and its default as one would type it."""
+    with pytest.raises(SystemExit):
+        load_settings(["--help"])
+    shown = capsys.readouterr().out
+    usage, explained = shown.split("options:")
+    for expected in ("--drain-seconds SECONDS", "--listen ADDRESS", "--max-queue-seconds auto|SECONDS"):
+        assert expected in usage
+    assert not re.search(r"\b(int|str|float|bool|Path|list|dict|None|True|False|Literal)\b", usage)
+    assert "(default: 127.0.0.1:8001)" in explained
+    assert "(required)" in explained
+    assert "['" not in explained
 
 
 def test_settings_are_frozen() -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from headwaiter_server.cpu import available_cpus
+from headwaiter_server.cpu import available_cpus, describe_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,15 @@ def test_affinity_mask_bounds_a_larger_quota(tmp_path: Path) -> None:
 def test_this_machine_gives_at_least_one() -> None:
     """The real files of this machine can be read."""
     assert 1 <= available_cpus() <= 8
+
+
+def test_processors_in_words(tmp_path: Path) -> None:
+    """Kind, number and quota of the processors: what was measured on others does not hold."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Fast 9000\nflags\t: x\n", encoding="ascii")
+    root, own = cgroup(tmp_path, "0::/\n", {"cpu.max": "250000 100000\n"})
+    assert describe_cpus(info, root, own) == "8 of Fast 9000, quota 2.5"
+    (root / "cpu.max").write_text("max 100000\n", encoding="ascii")
+    assert describe_cpus(info, root, own) == "8 of Fast 9000"
+    # Some architectures' kernels name no model.
+    assert describe_cpus(tmp_path / "missing", root, own).startswith("8 of ")

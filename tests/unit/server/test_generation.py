@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import numpy as np
 import pytest
-from fakes import POISON, POISON_LATER, EchoModel, FakeClock, Gate
+from fakes import EOS, POISON, POISON_LATER, VOCAB, EchoBatch, EchoModel, FakeClock, Gate
 from headwaiter_server.errors import DeadlineExceededError, EngineError
 from headwaiter_server.generation.sequence import FinishReason, Generated
+from headwaiter_server.model.contract import FloatArray, IntArray
 from headwaiter_server.scheduling.calls import Terms
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,3 +212,38 @@ def test_every_text_gets_its_own_answer(sources: list[list[int]], rows: int, wor
             assert [tokens(answer) for answer in answers] == [[source] for source in sources]
 
     asyncio.run(run())
+
+
+class WordyModel(EchoModel):
+    """Generates as many tokens as a text's first one says, however short the text."""
+
+    def new_batch(self) -> EchoBatch:
+        return WordyBatch(self)
+
+
+class WordyBatch(EchoBatch):
+    """The rows of a `WordyModel`."""
+
+    def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
+        self._model.on_step()
+        logits = np.zeros((stop - start, VOCAB), np.float32)
+        for row in range(start, stop):
+            more = self._positions[row] < self._sources[row][0]
+            logits[row - start, 50 if more else EOS] = 1.0
+            self._positions[row] += 1
+        return logits
+
+
+async def test_fair_shares_count_what_is_generated() -> None:
+    """A caller of short texts with long answers gets as many tokens as one of long texts with short answers."""
+    gate = Gate()
+    model = WordyModel(on_step=gate)
+    async with scheduler(model, rows=1) as parts:
+        talker, reader = Terms(0.0, fairness_key="talker"), Terms(0.0, fairness_key="reader")
+        calls = [parts.submit([1])]
+        await gate.entered()
+        calls += [parts.submit(*[[20]] * 40, terms=talker), parts.submit(*[[1] * 20] * 40, terms=reader)]
+        gate.open()
+        await asyncio.gather(*(call.future for call in calls))
+    first = [len(source) for source in model.joins[1:31]]
+    assert abs(first.count(1) - first.count(20)) <= 2

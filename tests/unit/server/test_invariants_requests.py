@@ -28,8 +28,8 @@ MAX_NEW_TOKENS = 50
 class NumberTokenizer:
     """Reads a text of numbers as those token ids."""
 
-    def encode(self, text: str, field: str) -> Encoding:
-        return Encoding([int(word) for word in text.split()])
+    def encode_all(self, texts: list[str], field: str) -> list[Encoding]:
+        return [Encoding([int(word) for word in text.split()]) for text in texts]
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
@@ -63,7 +63,9 @@ class Door:
 async def door(model: EchoModel | None = None, *, rows: int = 8) -> AsyncIterator[Door]:
     """A pipeline that serves one echo model."""
     async with scheduler(model, rows=rows) as parts:
-        manifest = bundle_pb2.Manifest(limits=bundle_pb2.Limits(max_new_tokens=MAX_NEW_TOKENS))
+        manifest = bundle_pb2.Manifest(
+            task=bundle_pb2.TASK_GENERATE, limits=bundle_pb2.Limits(max_new_tokens=MAX_NEW_TOKENS)
+        )
         catalog = Catalog()
         catalog.add(ServedModel("m", 1, "fp32", manifest, cast("Any", NumberTokenizer()), parts.lane))
         yield Door(parts, Pipeline(catalog, parts.dispatcher, Metrics(), MAX_TEXTS))

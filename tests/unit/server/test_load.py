@@ -19,13 +19,16 @@ def rename_input(manifest: dict[str, Any]) -> None:
     manifest["variants"][0]["graphs"][1]["inputs"][0]["name"] = "other"
 
 
-def pack(manifest: dict[str, Any]) -> None:
-    manifest["graphKind"] = "GRAPH_KIND_PACKED"
+def pad(manifest: dict[str, Any]) -> None:
+    manifest["graphKind"] = "GRAPH_KIND_PADDED"
 
 
 @pytest.mark.parametrize(
     ("alter", "words"),
-    [(pack, "manifest.json: this server does not run graphs of kind 2"), (rename_input, "the manifest says other")],
+    [
+        (pad, "manifest.json: this server does not generate with graphs of kind 1"),
+        (rename_input, "the manifest says other"),
+    ],
 )
 def test_bundle_that_is_not_understood_does_not_serve(
     models_dir: Path, tmp_path: Path, alter: Callable[[dict[str, Any]], None], words: str
@@ -38,7 +41,9 @@ def test_bundle_that_is_not_understood_does_not_serve(
     alter(manifest)
     path.write_text(json.dumps(manifest), encoding="utf-8")
     loader = Loader(
-        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1), open_lane=lambda *_: pytest.fail("it serves")
+        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1),
+        open_generation_lane=lambda *_: pytest.fail("it serves"),
+        open_encoder_lane=lambda *_: pytest.fail("it serves"),
     )
     with pytest.raises(BundleError, match=words) as caught:
         loader.load(location, "fp32")

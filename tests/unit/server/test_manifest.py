@@ -9,7 +9,7 @@ import pytest
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.manifest import check_manifest, check_names
-from headwaiter_server.model.contract import Array, FloatArray
+from headwaiter_server.model.contract import Array, Cancellation, FloatArray
 
 ENCODER, DECODER_STEP = bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP
 
@@ -20,7 +20,7 @@ def manifest() -> bundle_pb2.Manifest:
     return bundle_pb2.Manifest(
         format_version=1,
         task=bundle_pb2.TASK_GENERATE,
-        graph_kind=bundle_pb2.GRAPH_KIND_PADDED,
+        graph_kind=bundle_pb2.GRAPH_KIND_PACKED,
         limits=bundle_pb2.Limits(max_source_tokens=48, max_new_tokens=48),
         special_tokens=bundle_pb2.SpecialTokens(pad_id=0, bos_id=1, eos_id=2, unk_id=3),
         refuse_unknown_tokens=True,
@@ -67,7 +67,7 @@ def set_number(part: str, name: str, value: int) -> Callable[[bundle_pb2.Manifes
 
 ALTERED: Mapping[str, tuple[Callable[[bundle_pb2.Manifest], object], str]] = {
     "task": (lambda it: it.ClearField("task"), "does not serve task 0"),
-    "packed": (lambda it: setattr(it, "graph_kind", bundle_pb2.GRAPH_KIND_PACKED), "graphs of kind 2"),
+    "padded": (lambda it: setattr(it, "graph_kind", bundle_pb2.GRAPH_KIND_PADDED), "graphs of kind 1"),
     "no kind": (lambda it: it.ClearField("graph_kind"), "graphs of kind 0"),
     "no limits": (lambda it: it.ClearField("limits"), "limits.max_source_tokens is 0"),
     "no new tokens": (set_number("limits", "max_new_tokens", 0), "limits.max_new_tokens is 0"),
@@ -92,6 +92,7 @@ ALTERED: Mapping[str, tuple[Callable[[bundle_pb2.Manifest], object], str]] = {
     "beyond tolerance": (set_difference(1.1e-4), "differs by 0.00011"),
     "nan difference": (set_difference(math.nan), "differs by nan"),
     "negative difference": (set_difference(-1.0), "differs by -1.0"),
+    "quantized": (lambda it: it.variants[0].quantization.SetInParent(), "is quantized, which this server does not"),
     "other texts": (set_parity(texts_identical=499), "499 of 500 texts are identical"),
 }
 
@@ -112,7 +113,9 @@ class NamedGraph:
     def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self.inputs, self.outputs = list(inputs), list(outputs)
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], cancellation: Cancellation | None = None
+    ) -> list[FloatArray]:
         raise NotImplementedError
 
 

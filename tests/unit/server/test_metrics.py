@@ -23,8 +23,16 @@ NAMES = {
     "headwaiter_batch_size": "histogram",
     "headwaiter_batch_tokens": "histogram",
     "headwaiter_run_duration_seconds": "histogram",
+    "headwaiter_batches_total": "counter",
+    "headwaiter_padding_tokens_total": "counter",
     "headwaiter_tokens_total": "counter",
     "headwaiter_engine_failures_total": "counter",
+    "headwaiter_calibration_budget_tokens": "gauge",
+    "headwaiter_calibration_full_run_seconds": "gauge",
+    "headwaiter_calibration_fixed_seconds": "gauge",
+    "headwaiter_calibration_linear_seconds": "gauge",
+    "headwaiter_calibration_quadratic_seconds": "gauge",
+    "headwaiter_calibration_lone_tokens": "gauge",
     "headwaiter_model_info": "gauge",
     "headwaiter_build_info": "gauge",
 }
@@ -54,9 +62,11 @@ def everything(metrics: Metrics) -> None:
     metrics.call_started(METHOD)
     metrics.call_finished(facts(texts=2, tokenize_seconds=0.001, queue_seconds=0.002, inference_seconds=0.003))
     metrics.run_finished("m", seconds=0.01, rows=3, tokens=40)
+    metrics.batch_closed("m", reason="budget", padding_tokens=4)
     metrics.tokens("m", source=5, generated=7)
     metrics.engine_failed("m")
     metrics.model_loaded("m", "1", "fp32", "generate", "transformer")
+    metrics.calibrated("m", budget_tokens=128, full_run_seconds=0.04, fixed_seconds=0.001, linear_seconds=0.0003)
     metrics.build("0.1.0", "1.22")
     metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", lambda: {"m": 4.0})
 
@@ -161,6 +171,15 @@ def test_runs_are_observed_by_rows_tokens_and_time(metrics: Metrics) -> None:
         assert value(metrics, f"headwaiter_{name}_sum", model="m") == total
     assert value(metrics, "headwaiter_batch_size_bucket", model="m", le="24.0") == 1
     assert value(metrics, "headwaiter_batch_size_bucket", model="m", le="32.0") == 2
+
+
+def test_batches_are_counted_by_why_they_were_closed_and_padding_adds_up(metrics: Metrics) -> None:
+    """How often runs are full, and what padding costs, can be told."""
+    for reason, padding in (("budget", 5), ("budget", 0), ("empty", 7)):
+        metrics.batch_closed("m", reason=reason, padding_tokens=padding)
+    assert value(metrics, "headwaiter_batches_total", model="m", reason="budget") == 2
+    assert value(metrics, "headwaiter_batches_total", model="m", reason="empty") == 1
+    assert value(metrics, "headwaiter_padding_tokens_total", model="m") == 12
 
 
 def test_failures_of_the_engine_are_counted_by_model(metrics: Metrics) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from headwaiter_server.batching.likeness import LikeLength
 from headwaiter_server.errors import DeadlineExceededError
 from headwaiter_server.scheduling.calls import DEFAULT_PRIORITY, NO_DEADLINE, Call, Pending, Terms
 from headwaiter_server.scheduling.policy import (
@@ -14,13 +15,14 @@ from headwaiter_server.scheduling.policy import (
     PROMOTION_SECONDS,
     Backlog,
     Budget,
-    FairShares,
 )
+from headwaiter_server.scheduling.shares import FairShares
 from hypothesis import given
 from hypothesis import strategies as st
 
 NOW = 1000.0
 EVERYTHING = Budget(rows=10_000, tokens=1_000_000)
+OURS = {Backlog.__module__, FairShares.__module__}
 
 Entry = Pending[str, str]
 
@@ -269,6 +271,103 @@ def test_nobody_starves_behind_any_level(priority: int) -> None:
         assert now <= NOW + (priority + 1) * PROMOTION_SECONDS + PATIENCE_SECONDS
 
 
+class Even:
+    """A run that takes what costs an even number of tokens, up to some; and notes who asked to join it."""
+
+    def __init__(self, most: int = 1000, *, broken: bool = False) -> None:
+        self.most, self.broken = most, broken
+        self.asked: list[str] = []
+        self.joined = 0
+
+    @property
+    def full(self) -> bool:
+        return self.joined == self.most
+
+    def join(self, candidate: Entry) -> bool:
+        self.asked.append(candidate.payload)
+        if self.broken and self.joined:
+            raise ZeroDivisionError
+        if candidate.cost_tokens % 2:
+            return False
+        self.joined += 1
+        return True
+
+
+def test_who_does_not_suit_a_run_is_passed_over_and_keeps_its_place() -> None:
+    """A choosy run takes those that suit it, in order; the others are the next run's, in the order they had."""
+    queue = backlog(*(entry(str(number), tokens=number, fairness_key=str(number % 3)) for number in range(2, 12)))
+    assert sorted(names(queue.take(NOW, EVERYTHING, Even())), key=int) == ["2", "4", "6", "8", "10"]
+    assert len(queue) == 5
+    assert queue.waiting_tokens == 3 + 5 + 7 + 9 + 11
+    assert sorted(names(queue.take(NOW, EVERYTHING)), key=int) == ["3", "5", "7", "9", "11"]
+    assert (len(queue), queue.waiting_tokens, queue.rank(NOW)) == (0, 0, None)
+
+
+def test_passing_over_again_and_again_leaves_no_trail() -> None:
+    """Texts that no run wants stay in their order, once each, however often they are passed over."""
+    queue = backlog(*(entry(str(number), tokens=1, arrived=NOW - number) for number in range(20)))
+    size = deep_size(queue)
+    for _ in range(50):
+        assert queue.take(NOW, EVERYTHING, Even()) == []
+    assert deep_size(queue) <= size + 10
+    # Oldest first, as the policy has it for patience that ends sooner.
+    assert names(queue.take(NOW, EVERYTHING)) == [str(number) for number in reversed(range(20))]
+
+
+def test_passing_over_looks_at_other_levels_too() -> None:
+    """If nobody of the first level suits a run, those of the next are asked, and a level is not forgotten for it."""
+    queue = backlog(entry("high", tokens=1, priority=1), entry("low", tokens=2, priority=9))
+    assert names(queue.take(NOW, EVERYTHING, Even())) == ["low"]
+    assert names(queue.take(NOW, EVERYTHING, Even())) == []
+    assert names(queue.take(NOW, EVERYTHING)) == ["high"]
+
+
+def test_full_run_asks_nobody_any_more() -> None:
+    """Once a run is full, nobody else is looked at."""
+    queue = backlog(*(entry(str(number), tokens=2) for number in range(50)))
+    mates = Even(most=3)
+    assert names(queue.take(NOW, EVERYTHING, mates)) == mates.asked == ["0", "1", "2"]
+
+
+def test_search_for_mates_is_bounded() -> None:
+    """However many wait, a run passes over a bounded number of them."""
+    queue = backlog(*(entry(str(number), tokens=1) for number in range(10_000)))
+    mates = Even()
+    assert queue.take(NOW, EVERYTHING, mates) == []
+    assert len(mates.asked) < 100
+    assert len(queue) == 10_000
+
+
+def test_whoever_was_chosen_is_found_though_choosing_broke() -> None:
+    """If choosing raises half-way, those already chosen can still be answered."""
+    queue = backlog(*(entry(str(number), tokens=2) for number in range(4)))
+    with pytest.raises(ZeroDivisionError):
+        queue.take(NOW, EVERYTHING, Even(broken=True))
+    assert sorted(names(queue.clear())) == ["0", "1", "2", "3"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 3), st.sampled_from("abc")), max_size=60),
+    st.integers(1, 60),
+)
+def test_choosy_runs_lose_nobody(texts: list[tuple[int, int, str]], tokens: int) -> None:
+    """For any mix of texts, runs of like length take every text exactly once, and the first is the policy's."""
+    loop = asyncio.new_event_loop()
+    queue = Backlog(FairShares())
+    for number, (cost, priority, key) in enumerate(texts):
+        queue.push(Pending(Call(Terms(NOW, NO_DEADLINE, priority, key), 1, NOW, loop.create_future()), 0, number, cost))
+    seen: list[int] = []
+    while (rank := queue.rank(NOW)) is not None:
+        run = queue.take(NOW, EVERYTHING, LikeLength(tokens, 4))
+        assert run[0].order == rank[-1]
+        longest = max(each.cost_tokens for each in run)
+        assert len(run) == 1 or len(run) * longest <= tokens
+        seen += [each.payload for each in run]
+    loop.close()
+    assert sorted(seen) == list(range(len(texts)))
+    assert queue.waiting_tokens == 0
+
+
 def test_clear_hands_out_every_entry_though_the_shares_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong with the bookkeeping, whoever waits can be answered, and nothing stays."""
     queue = backlog(entry("a"), entry("b", priority=1), entry("c", fairness_key="x"))
@@ -280,11 +379,6 @@ def test_clear_hands_out_every_entry_though_the_shares_are_broken(monkeypatch: p
     assert sorted(names(queue.clear())) == ["a", "b", "c"]
     assert len(queue) == 0
     assert queue.rank(NOW) is None
-
-
-def test_leaving_without_having_entered_is_nothing() -> None:
-    """A key that is not known is no reason to fail those who wait."""
-    FairShares().leave("nobody", 3)
 
 
 class CountingShares(FairShares):
@@ -327,14 +421,14 @@ def deep_size(value: object) -> int:
     pending = [value]
     while pending:
         each = pending.pop()
-        if id(each) in seen or type(each).__module__ not in {"builtins", "collections", Backlog.__module__}:
+        if id(each) in seen or type(each).__module__ not in {"builtins", "collections", *OURS}:
             continue
         seen[id(each)] = each
         if isinstance(each, dict):
             pending += [*each, *each.values()]
         elif isinstance(each, (list, tuple)):
             pending += each
-        elif type(each).__module__ == Backlog.__module__:
+        elif type(each).__module__ in OURS:
             attributes = [*getattr(each, "__dict__", ()), *getattr(type(each), "__slots__", ())]
             pending += [getattr(each, name) for name in attributes]
     return len(seen)

@@ -88,6 +88,10 @@ def test_folder_without_a_version_is_one_model_that_fails(tmp_path: Path) -> Non
         ("lost+found", True),
         ("zeta", False),
     ]
-    loader = Loader(open_graph=lambda *_: pytest.fail("opened"), open_lane=lambda *_: pytest.fail("opened"))
+    loader = Loader(
+        open_graph=lambda *_: pytest.fail("opened"),
+        open_generation_lane=lambda *_: pytest.fail("opened"),
+        open_encoder_lane=lambda *_: pytest.fail("opened"),
+    )
     with pytest.raises(BundleError, match=r"lost\+found holds no version: expected a folder named by"):
         loader.load(locations[1], "fp32")

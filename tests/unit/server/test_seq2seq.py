@@ -10,10 +10,10 @@ from random import Random
 import numpy as np
 import pytest
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.model.contract import Array, FloatArray
+from headwaiter_server.model.contract import Array, Cancellation, FloatArray
 from headwaiter_server.model.seq2seq import CacheGeometry, Seq2SeqModel
 
-PAD, BOS, EOS = 0, 1, 2
+BOS, EOS = 1, 2
 CACHE = CacheGeometry(num_layers=2, num_heads=2, head_dim=4)
 
 
@@ -31,6 +31,7 @@ class Graphs:
         history: Tokens read so far by each text, by its id: what the caches are compared with.
         fault: "raise" before the result, or "short": a result without its last output.
         feeds: What the last step was given.
+        packs: Lengths of the texts of each encoder run.
     """
 
     inputs: list[str]
@@ -42,22 +43,30 @@ class Graphs:
         self.sources: dict[int, list[int]] = {}
         self.fault = ""
         self.feeds: Mapping[str, Array] = {}
+        self.packs: list[list[int]] = []
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], cancellation: Cancellation | None = None
+    ) -> list[FloatArray]:
         if self.fault == "raise":
             raise GraphError
         results = self._step(outputs, feeds) if "token" in feeds else self._encode(outputs, feeds)
         return results[:-1] if self.fault == "short" else results
 
     def _encode(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
-        assert set(feeds) == {"source_ids", "source_lengths"}
-        ids, lengths = feeds["source_ids"], feeds["source_lengths"]
-        assert ids.dtype == lengths.dtype == np.int64
-        assert ids.shape == (len(lengths), lengths.max())
-        for row, length in zip(ids, lengths, strict=True):
-            assert row.tolist() == [*self.sources[int(row[0])], *[PAD] * (ids.shape[1] - length)]
+        assert set(feeds) == {"input_ids", "position_ids", "segment"}
+        assert all(feed.dtype == np.int64 and feed.flags.c_contiguous for feed in feeds.values())
+        ids, positions, segment = (feeds[name].tolist() for name in ("input_ids", "position_ids", "segment"))
+        texts = [token for token, position in zip(ids, positions, strict=True) if position == 0]
+        sources = [self.sources[text] for text in texts]
+        self.packs.append([len(source) for source in sources])
+        assert ids == [token for source in sources for token in source]
+        assert positions == [position for source in sources for position in range(len(source))]
+        assert segment == [index for index, source in enumerate(sources) for _ in source]
         return [
-            np.stack([keys(int(row[0]), row.tolist(), name) for row in ids])  # (rows, heads, source, head_dim)
+            np.concatenate(
+                [keys(text, source, name).swapaxes(0, 1) for text, source in zip(texts, sources, strict=True)]
+            )  # (tokens, heads, head_dim)
             for name in outputs
         ]
 
@@ -106,7 +115,7 @@ class Decoding:
 
     def __init__(self) -> None:
         self.graphs = Graphs()
-        model = Seq2SeqModel(self.graphs, self.graphs, CACHE, pad_id=PAD, bos_id=BOS, eos_id=EOS)
+        model = Seq2SeqModel(self.graphs, self.graphs, CACHE, bos_id=BOS, eos_id=EOS)
         self.batch = model.new_batch()
         self.rows: list[int] = []
         self._ids = count(10)
@@ -217,10 +226,18 @@ def test_buffers_give_room_back() -> None:
     assert (decoding.room("self_key_0"), decoding.room("cross_key_0")) == ((8, 8), (8, 8))
 
 
+def test_newcomers_are_encoded_in_packs() -> None:
+    """Texts are encoded together up to the size of a pack, in their order; one that is longer has a run of its own."""
+    decoding = Decoding()
+    decoding.join(40, 50, 6, 1, 200, 60, 30)
+    assert decoding.graphs.packs == [[40, 50, 6], [1], [200], [60, 30]]
+    decoding.step()
+
+
 def test_batches_of_a_model_share_nothing() -> None:
     """Two batches of one model, as two workers run them, do not see each other's rows."""
     graphs = Graphs()
-    model = Seq2SeqModel(graphs, graphs, CACHE, pad_id=PAD, bos_id=BOS, eos_id=EOS)
+    model = Seq2SeqModel(graphs, graphs, CACHE, bos_id=BOS, eos_id=EOS)
     assert (model.bos_id, model.eos_id) == (BOS, EOS)
     first, second = model.new_batch(), model.new_batch()
     graphs.sources, graphs.history = {10: [10, 5], 11: [11]}, {10: [], 11: []}

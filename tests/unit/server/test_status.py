@@ -22,6 +22,7 @@ EXPECTED: list[tuple[errors.RequestError, grpc.StatusCode]] = [
     (errors.InvalidRequestError("texts[3]", "is empty"), Code.INVALID_ARGUMENT),
     (errors.UnknownModelError("no model 'x'"), Code.NOT_FOUND),
     (errors.QueueFullError("full", 0.25), Code.UNAVAILABLE),
+    (errors.DeadlineUnreachableError("in 2 s", math.inf), Code.UNAVAILABLE),
     (errors.DrainingError("shutting down", 1.0), Code.UNAVAILABLE),
     (errors.ModelUnavailableError("not loaded", math.inf), Code.UNAVAILABLE),
     (errors.DeadlineExceededError("too late"), Code.DEADLINE_EXCEEDED),

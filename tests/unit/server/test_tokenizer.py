@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from headwaiter_server.errors import BundleError, InvalidRequestError
 from headwaiter_server.tokenizer import TextTokenizer
@@ -138,3 +140,36 @@ def test_corrupt_file_is_a_broken_bundle(text: str) -> None:
     """What is no tokenizer is refused when the model is loaded, naming the file."""
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         TextTokenizer.from_json(text, 10, None)
+
+
+class Recording:
+    """A tokenizer that remembers how many characters it was given at one time."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.characters: list[int] = []
+
+    def encode(self, text: str) -> object:
+        return self._tokenizer.encode(text)
+
+    def encode_batch_fast(self, texts: list[str]) -> object:
+        self.characters.append(sum(map(len, texts)))
+        return self._tokenizer.encode_batch_fast(texts)
+
+
+def test_refused_call_costs_no_more_than_its_first_texts() -> None:
+    """Of megabytes of texts that are too long, little is encoded before the first one is refused."""
+    recording = Recording(words())
+    tokenizer = TextTokenizer(cast("Tokenizer", recording), max_tokens=1000, refused_id=None)
+    with pytest.raises(InvalidRequestError, match=r"texts\[0\]: has 50000 tokens"):
+        tokenizer.encode_all(["a " * 50_000] * 80, "texts")
+    assert recording.characters == [100_000]
+
+
+def test_texts_are_encoded_in_few_pieces() -> None:
+    """Many short texts are encoded together, and long ones in pieces, all in their order."""
+    recording = Recording(words())
+    tokenizer = TextTokenizer(cast("Tokenizer", recording), max_tokens=100_000, refused_id=None)
+    texts = ["a " * length for length in (*range(1, 101), 30_000, 20_000, 40_000, 1, 2)]
+    assert [len(each) for each in tokenizer.encode_all(texts, "texts")] == [len(text) // 2 for text in texts]
+    assert recording.characters == [10_100, 60_000, 40_000, 80_000, 6]

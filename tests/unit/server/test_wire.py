@@ -6,16 +6,16 @@ import pytest
 from google.protobuf.message import DecodeError
 from headwaiter_proto.v1 import inference_pb2
 from headwaiter_server.errors import InvalidRequestError
-from headwaiter_server.rpc.wire import check_field_counts
+from headwaiter_server.rpc.wire import Counted, check_field_counts, read_number
 from hypothesis import given
 from hypothesis import strategies as st
 
 LIMIT = 10
-TEXTS = inference_pb2.GenerateRequest.TEXTS_FIELD_NUMBER
+TEXTS = Counted({inference_pb2.GenerateRequest.TEXTS_FIELD_NUMBER: "texts"})
 
 
 def check(data: bytes, limit: int = LIMIT) -> None:
-    check_field_counts(data, TEXTS, "texts", limit)
+    check_field_counts(data, TEXTS, limit)
 
 
 class Watched(bytes):
@@ -75,3 +75,62 @@ def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
 def test_malformed_bytes_raise_nothing(data: bytes) -> None:
     """Varints without an end, lengths beyond the message and unknown wire types are not this check's business."""
     check(data, 7)
+
+
+STREAMED = Counted(inside={inference_pb2.EmbedStreamRequest.REQUEST_FIELD_NUMBER: TEXTS})
+
+
+def streamed(count: int, number: int = 7) -> bytes:
+    request = inference_pb2.EmbedRequest(texts=["text"] * count)
+    return inference_pb2.EmbedStreamRequest(id=number, request=request).SerializeToString()
+
+
+def test_texts_inside_a_message_are_counted() -> None:
+    """A message within a message hides nothing, also when it comes in parts, which the parser puts together."""
+    check_field_counts(streamed(LIMIT), STREAMED, LIMIT)
+    with pytest.raises(InvalidRequestError, match=f"texts: has more than {LIMIT} entries"):
+        check_field_counts(streamed(LIMIT + 1), STREAMED, LIMIT)
+    parts = streamed(LIMIT) + streamed(1)
+    assert len(inference_pb2.EmbedStreamRequest.FromString(parts).request.texts) == LIMIT + 1
+    with pytest.raises(InvalidRequestError, match="texts"):
+        check_field_counts(parts, STREAMED, LIMIT)
+
+
+def test_fields_inside_a_message_are_bounded() -> None:
+    """Fields that are neither texts nor known are bounded over all levels."""
+    with pytest.raises(InvalidRequestError, match="message: has more than 64 fields"):
+        check_field_counts(b"\x12\x02\x10\x01" * 40, STREAMED, LIMIT)
+
+
+def test_each_list_of_texts_has_the_limit() -> None:
+    """Two repeated fields of one message are counted by themselves."""
+    counted = Counted({3: "texts", 4: "second_texts"})
+    request = inference_pb2.ClassifyRequest(texts=["a"] * LIMIT, second_texts=["b"] * LIMIT)
+    check_field_counts(request.SerializeToString(), counted, LIMIT)
+    request.second_texts.append("b")
+    with pytest.raises(InvalidRequestError, match="second_texts: has more than"):
+        check_field_counts(request.SerializeToString(), counted, LIMIT)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 50))
+def test_number_is_read_without_parsing(number: int, count: int) -> None:
+    """The id of a message is known, however much else there is in it."""
+    assert read_number(streamed(count, number), inference_pb2.EmbedStreamRequest.ID_FIELD_NUMBER) == number
+
+
+@given(st.binary(max_size=100))
+def test_number_of_what_is_no_message_is_some_number(data: bytes) -> None:
+    """Any bytes give a number; those that the parser takes give its number."""
+    number = read_number(data, 1)
+    try:
+        message = inference_pb2.EmbedStreamRequest.FromString(data)
+    except DecodeError:
+        return
+    assert number == message.id
+
+
+def test_number_is_looked_for_only_so_far() -> None:
+    """A message of many fields is not read to its end."""
+    data = Watched(b"\x10\x01" * 100_000)
+    assert read_number(data, 1) == 0
+    assert data.furthest < 1000

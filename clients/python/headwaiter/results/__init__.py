@@ -1,0 +1,43 @@
+"""What calls return: frozen values, free of protocol buffers and of gRPC."""
+
+from headwaiter.results.encoders import (
+    Classification,
+    ClassifyReply,
+    EmbedReply,
+    RankedText,
+    RerankReply,
+    Span,
+    StreamedReply,
+    Tagging,
+    TagReply,
+    Tokenization,
+    TokenizeReply,
+)
+from headwaiter.results.generation import FinishReason, GenerateReply, GenerationResult
+from headwaiter.results.models import EmbeddingInfo, GraphKind, HealthStatus, Limits, ModelInfo, Task
+from headwaiter.results.timings import Reading, Timings
+
+__all__ = [
+    "Classification",
+    "ClassifyReply",
+    "EmbedReply",
+    "EmbeddingInfo",
+    "FinishReason",
+    "GenerateReply",
+    "GenerationResult",
+    "GraphKind",
+    "HealthStatus",
+    "Limits",
+    "ModelInfo",
+    "RankedText",
+    "Reading",
+    "RerankReply",
+    "Span",
+    "StreamedReply",
+    "TagReply",
+    "Tagging",
+    "Task",
+    "Timings",
+    "Tokenization",
+    "TokenizeReply",
+]

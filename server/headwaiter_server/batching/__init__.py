@@ -1,0 +1,1 @@
+"""Batching of texts that a model answers in one run."""

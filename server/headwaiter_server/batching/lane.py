@@ -1,0 +1,197 @@
+"""One encoder model's waiting texts, as the dispatcher sees them, and how they become runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from headwaiter_server.batching.batch import Batch
+from headwaiter_server.batching.likeness import LikeLength
+from headwaiter_server.batching.task import CloseReason, EncodingEntry, RunFacts
+from headwaiter_server.config import Batching
+from headwaiter_server.errors import HeadwaiterError
+from headwaiter_server.model.contract import EncoderModel
+from headwaiter_server.scheduling.forecast import ModelForecast, RunForecast
+from headwaiter_server.scheduling.policy import Backlog, Budget, Rank
+from headwaiter_server.scheduling.shares import FairShares
+
+# What servers that batch in order of arrival take into a run by default.
+_FIFO_ROWS = 32
+# A packed graph's attention holds a number for each pair of tokens of the run: 32 long texts would fill the memory.
+_MOST_PACKED_FIFO_TOKENS = 2048
+_ANY_TOKENS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class LoneRuns:
+    """How a text is run that has the server to itself, where all threads answer it sooner than a run's share of them.
+
+    Attributes:
+        model: The same model, in runs on all threads.
+        workers: Workers that must be idle, all there are.
+        from_tokens: Tokens from which on it is worth it.
+    """
+
+    model: EncoderModel
+    workers: int
+    from_tokens: int
+
+
+class Observer(Protocol):
+    """Who is told of each run."""
+
+    def run_finished(self, facts: RunFacts) -> None:
+        """One run has ended well, or was ended early; its callers are answered."""
+        ...
+
+
+class EncoderLane:
+    """Makes runs of what waits, up to the budget; implements `Lane`.
+
+    There is no timer: a run holds what waits when a worker is free for it. Under load that is more than the budget
+    lets in, without load there is nobody to wait for.
+
+    Attributes:
+        budget: Most texts and tokens of a run; may be changed at any time, for the runs that begin after it.
+        run_tokens: What starting a run costs, in tokens; may be changed likewise.
+        lone_runs: How a text is run that has the server to itself; None as any other. May be changed likewise.
+        forecast: Refuses calls by the wait that it predicts, and is told of the runs; None to refuse nobody. May be set
+            before the first call.
+        running: Texts in runs under way.
+    """
+
+    def __init__(
+        self,
+        model: EncoderModel,
+        *,
+        budget: Budget,
+        run_tokens: float,
+        batching: Batching,
+        shares: FairShares,
+        numbers: Iterator[int],
+        clock: Callable[[], float],
+        observer: Observer,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """Set up an empty lane.
+
+        Args:
+            model: The model.
+            budget: Most texts and tokens of a run; of a padded model, tokens with their padding.
+            run_tokens: What starting a run costs, in tokens that could be computed in that time.
+            batching: "auto" fills runs up to the budget, of a padded model with texts of like length; "fifo" takes 32
+                texts as they come; "none" runs every text by itself.
+            shares: Fair shares over all models.
+            numbers: Numbers of runs, over all models.
+            clock: The scheduler's clock.
+            observer: Told of each run.
+            on_failure: Told of what the engine raised.
+        """
+        self.budget = budget
+        self.run_tokens = run_tokens
+        self.lone_runs: LoneRuns | None = None
+        self.forecast: ModelForecast | None = None
+        self._model = model
+        self._batching = batching
+        self._backlog = Backlog(shares)
+        self._numbers = numbers
+        self._clock = clock
+        self._observer = observer
+        self._on_failure = on_failure
+        self._in_flight: set[Batch] = set()
+        self._forecast_runs: dict[Batch, RunForecast] = {}
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for their run."""
+        return len(self._backlog)
+
+    def submit(self, entries: list[EncodingEntry]) -> None:
+        """Queue the texts of a call, all or none. The dispatcher must be woken afterwards.
+
+        Raises:
+            OverloadedError: By the forecast the call would wait for too long, or be too late.
+        """
+        if (forecast := self.forecast) is not None:
+            call = entries[0].call
+            forecast.reserve(call, call.terms, [entry.cost_tokens for entry in entries], call.submitted)
+            call.future.add_done_callback(lambda _: forecast.release(call))
+        for entry in entries:
+            self._backlog.push(entry)
+
+    def rank(self, now: float) -> Rank | None:
+        """See `Lane`."""
+        return self._backlog.rank(now)
+
+    def take(self, now: float, idle_workers: int) -> Batch | None:
+        """See `Lane`."""
+        if not len(self._backlog):
+            return None
+        entries, reason = self._choose(now, idle_workers)
+        if not entries:  # what waited was dead
+            return None
+        model = self._model_for(entries, idle_workers)
+        batch = Batch(model, entries, next(self._numbers), reason, self._clock, self._ended)
+        self._in_flight.add(batch)
+        self.running += len(entries)
+        if self.forecast is not None:
+            texts = [(entry.call, entry.cost_tokens) for entry in entries]
+            run = self.forecast.run_started(texts, now, more_wait=len(self._backlog) > 0, typical=model is self._model)
+            self._forecast_runs[batch] = run
+        return batch
+
+    def fail_all(self, error: HeadwaiterError) -> None:
+        """See `Lane`."""
+        for entry in self._backlog.clear():
+            entry.fail(error)
+        for batch in self._in_flight:
+            for entry in batch.entries:
+                entry.fail(error)
+
+    def _choose(self, now: float, idle_workers: int) -> tuple[list[EncodingEntry], CloseReason]:
+        """The texts of the next run, and why there are no more of them."""
+        backlog, budget = self._backlog, self.budget
+        if self._batching == "none":
+            return backlog.take(now, Budget(1, _ANY_TOKENS)), CloseReason.ALONE
+        if self._batching == "fifo":
+            entries = backlog.take(
+                now, Budget(_FIFO_ROWS, _MOST_PACKED_FIFO_TOKENS if self._model.packed else _ANY_TOKENS)
+            )
+            return entries, CloseReason.BUDGET if len(backlog) else CloseReason.EMPTY
+        most_tokens = budget.tokens
+        if idle_workers > 1:
+            # Two runs side by side are done sooner than one of both, as long as each is worth the start of a run.
+            share = max(self.run_tokens, backlog.waiting_tokens / idle_workers)
+            most_tokens = min(most_tokens, math.ceil(share))
+        if self._model.packed:
+            entries = backlog.take(now, Budget(budget.rows, most_tokens))
+        else:
+            entries = backlog.take(now, Budget(budget.rows, _ANY_TOKENS), LikeLength(most_tokens, self.run_tokens))
+        if len(entries) == 1 and entries[0].cost_tokens >= budget.tokens:
+            return entries, CloseReason.ALONE
+        shared = most_tokens < budget.tokens and len(entries) < budget.rows
+        return entries, CloseReason.EMPTY if shared or not len(backlog) else CloseReason.BUDGET
+
+    def _model_for(self, entries: list[EncodingEntry], idle_workers: int) -> EncoderModel:
+        lone = self.lone_runs
+        # Several texts are better run side by side.
+        if lone is None or len(entries) > 1 or len(self._backlog) or idle_workers < lone.workers:
+            return self._model
+        return lone.model if entries[0].cost_tokens >= lone.from_tokens else self._model
+
+    def _ended(self, batch: Batch) -> None:
+        if batch not in self._in_flight:  # it ended before, and what came after that has failed
+            return
+        self._in_flight.discard(batch)
+        if self.forecast is not None:
+            facts = batch.facts
+            clean = facts.rows == len(batch.entries) and not (batch.failures or facts.abandoned)
+            self.forecast.run_finished(self._forecast_runs.pop(batch), self._clock(), clean=clean)
+        self.running -= len(batch.entries)
+        for failure in batch.failures.values():
+            self._on_failure(failure.__cause__ or failure)
+        if batch.facts.rows:  # none are left when every caller has gone before it began
+            self._observer.run_finished(batch.facts)

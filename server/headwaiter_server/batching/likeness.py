@@ -1,0 +1,45 @@
+"""Which texts share a run of a padded graph. Pure."""
+
+from __future__ import annotations
+
+from headwaiter_server.scheduling.policy import Entry
+
+
+class LikeLength:
+    """A run of a padded graph that is being put together; implements `Mates`.
+
+    A run costs its rows times its longest text. A text may join as long as the padding that this adds, to its own row
+    or to those of the others, costs no more than the run that it would else begin, or make longer, elsewhere.
+    """
+
+    def __init__(self, most_tokens: float, run_tokens: float) -> None:
+        """Begin a run.
+
+        Args:
+            most_tokens: Most tokens computed, padding included; the first text may have more.
+            run_tokens: What starting a run costs, in tokens that could be computed in that time. Of a cost of
+                `a + b * tokens` seconds, `a / b`.
+        """
+        self._most_tokens = most_tokens
+        self._run_tokens = run_tokens
+        self._rows = 0
+        self._longest = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more row."""
+        return self._rows > 0 and (self._rows + 1) * self._longest > self._most_tokens
+
+    def join(self, entry: Entry) -> bool:
+        """Let a text join if it suits; see `Mates`."""
+        length = entry.cost_tokens
+        longest = max(self._longest, length)
+        if self._rows:
+            rows_padded, padding_each = (
+                (1, longest - length) if length < longest else (self._rows, length - self._longest)
+            )
+            if rows_padded * padding_each > self._run_tokens or (self._rows + 1) * longest > self._most_tokens:
+                return False
+        self._rows += 1
+        self._longest = longest
+        return True

@@ -1,0 +1,24 @@
+"""Every setting of the server: one schema for flags, environment, file and documentation.
+
+Flags win over `HEADWAITER_*` environment variables, those over the TOML file, that over the defaults. A setting nobody
+knows is refused, wherever it stands. No other package reads the environment.
+"""
+
+from headwaiter_server.config.checks import ENV_PREFIX, split_address
+from headwaiter_server.config.loading import load_settings, user_cache_folder
+from headwaiter_server.config.reference import as_toml, describe_settings
+from headwaiter_server.config.schema import AUTO, Auto, Batching, CalibrationMode, ServerSettings
+
+__all__ = [
+    "AUTO",
+    "ENV_PREFIX",
+    "Auto",
+    "Batching",
+    "CalibrationMode",
+    "ServerSettings",
+    "as_toml",
+    "describe_settings",
+    "load_settings",
+    "split_address",
+    "user_cache_folder",
+]

@@ -1,0 +1,266 @@
+"""The settings: names, types, bounds, defaults, and the help text that explains each trade-off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from headwaiter_server.config.checks import (
+    ENV_PREFIX,
+    NUMBER_TAG,
+    check_listener,
+    parse_pairs,
+    split_address,
+    split_commas,
+)
+from headwaiter_server.cpu import available_cpus
+from headwaiter_server.log import LogFormat, LogLevel
+
+Auto = Literal["auto"]
+AUTO: Final = "auto"
+
+Batching = Literal["auto", "fifo", "none"]
+CalibrationMode = Literal["on", "fresh", "off"]
+
+_GENERATION_BATCH_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """What `--help` shows for a setting's value, put into the setting's type."""
+
+    text: str
+
+
+def _kind(value: object) -> str:
+    return AUTO if value == AUTO else NUMBER_TAG
+
+
+Folder = Annotated[Path, Placeholder("FOLDER")]
+Count = Annotated[int, Placeholder("COUNT")]
+Bytes = Annotated[int, Placeholder("BYTES")]
+Seconds = Annotated[float, Placeholder("SECONDS")]
+# Of the two halves, the value alone decides which one it is held to: an error speaks of one of them, not of both.
+_AutoTag = Annotated[Auto, Tag(AUTO)]
+AutoCount = Annotated[
+    _AutoTag | Annotated[int, Field(ge=1, le=1 << 20), Tag(NUMBER_TAG)], Discriminator(_kind), Placeholder("auto|COUNT")
+]
+AutoBytes = Annotated[
+    _AutoTag | Annotated[int, Field(ge=1), Tag(NUMBER_TAG)], Discriminator(_kind), Placeholder("auto|BYTES")
+]
+AutoSeconds = Annotated[
+    _AutoTag | Annotated[float, Field(gt=0, le=3600), Tag(NUMBER_TAG)],
+    Discriminator(_kind),
+    Placeholder("auto|SECONDS"),
+]
+AutoFolder = Annotated[_AutoTag | Annotated[Path, Tag(NUMBER_TAG)], Discriminator(_kind), Placeholder("auto|FOLDER")]
+
+
+class ServerSettings(BaseSettings):
+    """Headwaiter: serves exported Transformers over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="headwaiter-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    models: Folder = Field(
+        description="Model repository: a folder of NAME/VERSION folders, as headwaiter-export writes them."
+    )
+    listen: Annotated[list[str], NoDecode, Placeholder("ADDRESS")] = Field(
+        default=["127.0.0.1:8001"],
+        min_length=1,
+        description="Address of the gRPC service, HOST:PORT or unix:PATH; port 0 takes a free one. Several may "
+        "be given, separated by commas. The default is reachable from this machine only.",
+    )
+    metrics_listen: Annotated[str, Placeholder("HOST:PORT")] = Field(
+        default="127.0.0.1:8002",
+        description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.",
+    )
+    variant: Annotated[dict[str, str], NoDecode, Placeholder("NAME=VARIANT")] = Field(
+        default={},
+        description="Which variant of a model's weights serves, NAME=VARIANT; several separated by commas. "
+        "fp32 where not given.",
+    )
+    allow_partial: bool = Field(
+        default=False,
+        description="Start although some model failed to load. Otherwise the server ends with exit code 1 and "
+        "names it.",
+    )
+    workers: Count = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Runs at one time; 0 takes one for each processor that the container's quota allows, which serves "
+        "the most texts.",
+    )
+    threads_per_run: AutoCount = Field(
+        default=AUTO,
+        description="Threads of one run while others run beside it. auto shares the processors between the workers: "
+        "one for each worker unless fewer workers were asked for.",
+    )
+    lone_run_threads: AutoCount = Field(
+        default=AUTO,
+        description="Threads of a run that has the server to itself. auto is all processors where calibration finds "
+        "that faster, which takes a second copy of the model's weights; 1 never does.",
+    )
+    batching: Batching = Field(
+        default="auto",
+        description="auto: packed texts fill a run up to its tokens, padded ones join texts of like length, and "
+        "generations join a running batch between steps. fifo: batches in order of arrival, padded to the longest, "
+        "each run until its last text is done, as most servers do; none: one text at a time; both for comparison.",
+    )
+    max_batch_rows: Count = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Most texts of one running batch. More raises throughput until the step leaves the processor's "
+        "cache, and lengthens every step for all.",
+    )
+    max_batch_tokens: AutoCount = Field(
+        default=AUTO,
+        description="Most tokens of one run; a longer text runs alone. auto is what calibration finds for a model: the "
+        "fewest tokens from which more bring next to no throughput. For generation it bounds the source tokens that "
+        f"may join in one step, and auto is {_GENERATION_BATCH_TOKENS}.",
+    )
+    calibration: CalibrationMode = Field(
+        default="on",
+        description="How the cost of a model's runs is found. on: measured at load, in a few seconds, once for each "
+        "machine and version, and remembered; fresh: measured at every start; off: guessed, and corrected by what "
+        "runs take.",
+    )
+    calibration_cache: AutoFolder = Field(
+        default=AUTO,
+        description="Folder that remembers calibrations. auto is .calibration in the model's folder or, where that "
+        "cannot be written, headwaiter in XDG_CACHE_HOME or ~/.cache.",
+    )
+    memory_limit_bytes: AutoBytes = Field(
+        default=AUTO,
+        description="Memory that the server may take: a model whose largest runs would exceed it on all workers is not "
+        "loaded. auto is the container's limit.",
+    )
+    max_queue_seconds: AutoSeconds = Field(
+        default=AUTO,
+        description="Longest predicted wait with which a call is taken in; with a longer one it is refused at once, "
+        "with UNAVAILABLE and the time to come back. auto: two runs at the budget or, if that is more, a twelfth of "
+        "the time that the call's deadline leaves; calls without a deadline may wait.",
+    )
+    max_calls: Count = Field(
+        default=4096,
+        ge=1,
+        le=1 << 20,
+        description="Most calls held at one time, waiting and running; further ones are refused with UNAVAILABLE.",
+    )
+    max_call_bytes: Bytes = Field(
+        default=256 << 20,
+        ge=1,
+        description="Most bytes of messages held at one time; further calls are refused with UNAVAILABLE.",
+    )
+    max_message_bytes: Bytes = Field(
+        default=8 << 20,
+        ge=1024,
+        le=(1 << 31) - 1,
+        description="Largest message taken in; larger ones are refused with RESOURCE_EXHAUSTED.",
+    )
+    max_texts: Count = Field(
+        default=1024,
+        ge=1,
+        le=1 << 20,
+        description="Most texts in one call; more are refused with INVALID_ARGUMENT.",
+    )
+    max_waiting_texts: Count = Field(
+        default=32_768,
+        ge=1,
+        le=1 << 24,
+        description="Most texts held at one time, waiting and running, of all calls together; a call with more than "
+        "there is room for is refused whole with UNAVAILABLE. Each takes about 700 bytes of memory.",
+    )
+    max_streams: Count = Field(
+        default=4096,
+        ge=1,
+        le=(1 << 31) - 1,
+        description="Most calls at one time on one connection; further ones wait in the client.",
+    )
+    lame_duck_seconds: Seconds = Field(
+        default=2.0,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, how long calls are still taken while health says NOT_SERVING, so that "
+        "load balancers and clients turn away before calls are refused.",
+    )
+    drain_seconds: Seconds = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="After the lame-duck time, how long calls that were taken may take to finish.",
+    )
+    log_format: LogFormat = Field(default="auto", description="auto is text on a terminal and JSON elsewhere.")
+    log_level: LogLevel = Field(default="info", description="Least severe event that is logged.")
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _split_addresses(cls, value: object) -> object:
+        return split_commas(value)
+
+    @field_validator("listen")
+    @classmethod
+    def _check_addresses(cls, value: list[str]) -> list[str]:
+        for address in value:
+            check_listener(address)
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _check_metrics_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("variant", mode="before")
+    @classmethod
+    def _parse_variants(cls, value: object) -> object:
+        return parse_pairs(value)
+
+    @property
+    def effective_workers(self) -> int:
+        """Workers, once 0 is replaced by the processors this process may use."""
+        return self.workers or available_cpus()
+
+    @property
+    def effective_threads_per_run(self) -> int:
+        """Threads of a run beside others, once auto is replaced."""
+        if self.threads_per_run == AUTO:
+            return max(1, available_cpus() // self.effective_workers)
+        return self.threads_per_run
+
+    @property
+    def generation_batch_tokens(self) -> int:
+        """Source tokens that may join a generation's step, once auto is replaced."""
+        return _GENERATION_BATCH_TOKENS if self.max_batch_tokens == AUTO else self.max_batch_tokens
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Sources, strongest first; a settings file is named by `toml_file` in the class's configuration."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -1,0 +1,92 @@
+"""Whether a model's largest runs, on all workers at one time, fit into the memory that the server may take.
+
+A server that is killed in its busiest minute is worse than one that does not start: the check is made at load.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from headwaiter_server.cpu import CGROUP_ROOT, OWN_CGROUP, own_cgroups, read_text
+from headwaiter_server.errors import BundleError
+from headwaiter_server.log import get_logger
+
+_log = get_logger(__name__)
+
+_OWN_PAGES = Path("/proc/self/statm")
+# Calls and their texts need room, too, and malloc keeps what it was given back: beyond this part of the limit it is
+# said how near the limit is.
+_COMFORTABLE_PART = 0.8
+
+
+def container_limit_bytes(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> int | None:
+    """Memory that this process's cgroups allow.
+
+    Args:
+        cgroup_root: Where the cgroup file system is mounted.
+        own_cgroup: The file that names this process's cgroups.
+
+    Returns:
+        The tightest limit from its own cgroup up to the root; None if the machine's memory is the only one.
+    """
+    limits = [
+        int(text)
+        for folder in own_cgroups("memory", cgroup_root, own_cgroup)
+        for name in ("memory.max", "memory.limit_in_bytes")  # cgroup v2 and v1
+        if (text := read_text(folder / name).strip()).isdecimal()
+    ]
+    # v1 has no word for "no limit": it says a number beyond any machine's memory.
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min((limit for limit in limits if limit < machine), default=None)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    return int(read_text(_OWN_PAGES).split()[1]) * resource.getpagesize()
+
+
+class MemoryPlan:
+    """What the loaded models hold and will take more in their largest runs, against the limit."""
+
+    def __init__(self, limit_bytes: int | None, resident: Callable[[], int] = resident_bytes) -> None:
+        """Begin with no model.
+
+        Args:
+            limit_bytes: Most that the process may hold; None for no limit.
+            resident: What it holds when asked.
+        """
+        self._limit_bytes = limit_bytes
+        self._resident = resident
+        self._expected_bytes = 0
+
+    def add(self, name: str, run_bytes: int, taken_bytes: int) -> None:
+        """Count a model in that has just been loaded.
+
+        Args:
+            name: Its name.
+            run_bytes: What its largest runs take, one on each worker.
+            taken_bytes: How much of that the process has taken already, by trying.
+
+        Raises:
+            BundleError: It does not fit.
+        """
+        self._expected_bytes += max(0, run_bytes - taken_bytes)
+        total, limit = self._resident() + self._expected_bytes, self._limit_bytes
+        if limit is not None and total > limit:
+            raise BundleError(
+                f"its largest runs on all workers take {_mib(run_bytes)} MiB, which makes {_mib(total)} MiB with all "
+                f"that is loaded, the limit is {_mib(limit)} MiB: allow more memory, or lower --workers, "
+                f"--max-batch-tokens or the model's longest text"
+            )
+        figures = {"model": name, "largest_runs_mib": _mib(run_bytes), "total_mib": _mib(total)}
+        if limit is not None and total > limit * _COMFORTABLE_PART:
+            _log.warning("memory_nearly_full", limit_mib=_mib(limit), **figures)
+        else:
+            _log.info("memory_planned", limit_mib=None if limit is None else _mib(limit), **figures)
+
+
+def _mib(size_bytes: int) -> int:
+    return round(size_bytes / (1 << 20))

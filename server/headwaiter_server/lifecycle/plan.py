@@ -1,0 +1,139 @@
+"""How a model is run on this machine: what its runs cost, how large they are, and what they take of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from headwaiter_server.model.contract import EncoderModel
+from headwaiter_server.scheduling.cost import PackedCost, PaddedCost, Prices, Sample, fit_terms
+
+# Without a measurement: a multiplication and an addition for each weight and token, at the pace of an ordinary core.
+_GUESSED_SECONDS_PER_TOKEN_AND_BYTE = 3e-12
+_GUESSED_FIXED_SECONDS = 1e-3
+_GUESSED_BUDGET_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class LoneSample:
+    """A size of a run that has the server to itself, measured both ways.
+
+    Attributes:
+        tokens: Of the run.
+        seconds: With the threads of any run.
+        all_threads_seconds: With all of them.
+    """
+
+    tokens: int
+    seconds: float
+    all_threads_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySample:
+    """A size of a run on every worker, and the memory that all of them took.
+
+    Attributes:
+        tokens: Of each run, padding included.
+        longest: Tokens of the longest text in it.
+        size_bytes: What the process held more than before the first run.
+    """
+
+    tokens: int
+    longest: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationPlan:
+    """How a model is run.
+
+    Attributes:
+        cost: Of a run beside others.
+        budget_tokens: Most tokens of a run of several texts.
+        lone_tokens: From so many tokens on, a run that has the server to itself uses all threads; None if none does.
+        samples: What the cost was fitted to; none if it was guessed.
+        lone_samples: What `lone_tokens` was found from.
+        memory_samples: What runs took of memory.
+    """
+
+    cost: PackedCost | PaddedCost
+    budget_tokens: int
+    lone_tokens: int | None = None
+    samples: tuple[Sample, ...] = ()
+    lone_samples: tuple[LoneSample, ...] = ()
+    memory_samples: tuple[MemorySample, ...] = ()
+
+    @property
+    def prices(self) -> Prices:
+        """The part of it that admission needs."""
+        return Prices(self.cost, self.budget_tokens)
+
+    @property
+    def scatter(self) -> float:
+        """By which part the samples are off the cost that was fitted to them, on average."""
+        if not self.samples:
+            return 0.0
+        return fmean(abs(self.cost.of_run(s.rows, s.longest, s.tokens) / s.seconds - 1) for s in self.samples)
+
+    def run_bytes(self, longest_tokens: int) -> int:
+        """Memory that the largest runs take, one on each worker: at the budget, or of the longest text; 0 if unknown.
+
+        Args:
+            longest_tokens: Of a text.
+        """
+        # Sizes that fit into what smaller ones had taken already say nothing.
+        telling = [each for each in self.memory_samples if each.size_bytes > 0]
+        if not telling:
+            return 0
+        packed = self.cost.kind == "packed"
+        # Attention holds a number for each pair of tokens: of a packed run, or of each row of a padded one.
+        features = [(1.0, each.tokens, each.tokens * (each.tokens if packed else each.longest)) for each in telling]
+        fixed, linear, quadratic = fit_terms(features, [each.size_bytes for each in telling])
+        tokens = max(self.budget_tokens, longest_tokens)
+        fitted = fixed + linear * tokens + quadratic * tokens * (tokens if packed else longest_tokens)
+        return round(max(fitted, *(each.size_bytes for each in telling if each.tokens <= tokens), 0))
+
+
+def guess(model: EncoderModel, graph_bytes: int) -> CalibrationPlan:
+    """A plan without measuring; what runs take corrects its prices.
+
+    Args:
+        model: The model.
+        graph_bytes: Size of its graph.
+    """
+    fit = PackedCost if model.packed else PaddedCost
+    cost = fit(_GUESSED_FIXED_SECONDS, _GUESSED_SECONDS_PER_TOKEN_AND_BYTE * graph_bytes, 0.0)
+    return CalibrationPlan(cost, _GUESSED_BUDGET_TOKENS)
+
+
+def describe(name: str, plan: CalibrationPlan) -> str:
+    """A plan as a small table for a person.
+
+    Args:
+        name: Of the model.
+        plan: Its plan.
+    """
+    cost = plan.cost
+    terms = (
+        f"{cost.fixed * 1e3:.2f} ms, {cost.linear * 1e6:.1f} us a token, {cost.quadratic * 1e9:.1f} ns a pair of tokens"
+    )
+    lines = [
+        f"{name}: up to {plan.budget_tokens} tokens a run, {plan.prices.full_run_seconds * 1e3:.1f} ms",
+        f"  a run takes {terms}",
+    ]
+    if plan.samples:
+        lines.append("   texts  longest   tokens        ms  fitted, ms  tokens/s")
+    for each in plan.samples:
+        fitted = cost.of_run(each.rows, each.longest, each.tokens)
+        lines.append(
+            f"{each.rows:8}{each.longest:9}{each.tokens:9}{each.seconds * 1e3:10.2f}{fitted * 1e3:12.2f}"
+            f"{each.tokens / each.seconds:10.0f}"
+        )
+    if plan.lone_samples:
+        chosen = "never" if plan.lone_tokens is None else f"from {plan.lone_tokens} tokens on"
+        lines += [f"  all threads for a run that is alone: {chosen}", "  tokens        ms  all threads, ms"]
+    lines += [
+        f"{each.tokens:8}{each.seconds * 1e3:10.2f}{each.all_threads_seconds * 1e3:17.2f}" for each in plan.lone_samples
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""A request's way from text to answer, the same for every protocol that asks."""
+
+from headwaiter_server.pipeline.classification import (
+    ClassificationReply,
+    ClassificationRequest,
+    classify,
+)
+from headwaiter_server.pipeline.core import Core, Reading, Timings
+from headwaiter_server.pipeline.embedding import EmbeddingReply, EmbeddingRequest, embed
+from headwaiter_server.pipeline.generation import GeneratedText, GenerationReply, GenerationRequest, generate
+from headwaiter_server.pipeline.reranking import RankedText, RerankingReply, RerankingRequest, rerank
+from headwaiter_server.pipeline.spans import Span
+from headwaiter_server.pipeline.tagging import TaggingReply, TaggingRequest, tag
+from headwaiter_server.pipeline.tokenization import TokenizationReply, TokenizationRequest, tokenize
+
+__all__ = [
+    "ClassificationReply",
+    "ClassificationRequest",
+    "EmbeddingReply",
+    "EmbeddingRequest",
+    "GeneratedText",
+    "GenerationReply",
+    "GenerationRequest",
+    "Pipeline",
+    "RankedText",
+    "Reading",
+    "RerankingReply",
+    "RerankingRequest",
+    "Span",
+    "TaggingReply",
+    "TaggingRequest",
+    "Timings",
+    "TokenizationReply",
+    "TokenizationRequest",
+]
+
+
+class Pipeline(Core):
+    """Validates, tokenizes, submits and answers.
+
+    One method for each task, which the module of the task describes. Each takes the permit as proof of admission, held
+    by the caller until the answer is out; what the caller asked of the scheduler; and the request. Each raises
+    `RequestError` when the request is to be answered with an error.
+    """
+
+    generate = generate
+    embed = embed
+    classify = classify
+    tag = tag
+    rerank = rerank
+    tokenize = tokenize

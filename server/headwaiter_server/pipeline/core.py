@@ -1,0 +1,243 @@
+"""What all tasks share: find the model, count, tokenize, submit, wait, sum up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
+
+from headwaiter_proto.v1 import bundle_pb2
+
+from headwaiter_server.batching.task import Answer, EncodingTask
+from headwaiter_server.encoding import Encoding
+from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError
+from headwaiter_server.lifecycle.catalog import Catalog, ServedModel, task_name
+from headwaiter_server.metrics import Metrics
+from headwaiter_server.model.contract import FloatArray
+from headwaiter_server.scheduling.admission import Permit
+from headwaiter_server.scheduling.calls import NO_DEADLINE, Call, Pending, Result, Terms
+from headwaiter_server.scheduling.dispatcher import Dispatcher
+
+# Above this many characters of text, or texts, the tokenizer runs on a thread: it releases the interpreter lock, and
+# the event loop must never be held for longer than a few milliseconds by one call. A thread costs about 0.1 ms, this
+# many words take six times that.
+_INLINE_CHARACTERS = 16_384
+_INLINE_TEXTS = 64
+
+Read = TypeVar("Read")
+
+
+class Sourced(Protocol):
+    """What is asked for one text."""
+
+    @property
+    def source(self) -> Encoding:
+        """The text."""
+        ...
+
+
+Task = TypeVar("Task", bound=Sourced)
+TaskIn = TypeVar("TaskIn", bound=Sourced)
+
+
+class Lane(Protocol[TaskIn, Result]):
+    """Where the texts of one model wait."""
+
+    def submit(self, entries: list[Pending[TaskIn, Result]]) -> None:
+        """Queue the texts of a call."""
+        ...
+
+
+class Measured(Protocol):
+    """What came of one text, as far as its timings go."""
+
+    @property
+    def queue_seconds(self) -> float:
+        """From submission to its first run."""
+        ...
+
+    @property
+    def inference_seconds(self) -> float:
+        """From the start of its first run to the end of its last."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Most rows of any of its runs."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens of any of its runs."""
+        ...
+
+    @property
+    def batch_id(self) -> int:
+        """Number of its first run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a call's time went; of several texts the largest of each."""
+
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+    batch_size: int
+    batch_tokens: int
+    batch_id: int
+
+    @classmethod
+    def of(cls, tokenize_seconds: float, results: Collection[Measured]) -> Timings:
+        """Sum up the results of a call."""
+        return cls(
+            tokenize_seconds=tokenize_seconds,
+            queue_seconds=max(result.queue_seconds for result in results),
+            inference_seconds=max(result.inference_seconds for result in results),
+            batch_size=max(result.batch_size for result in results),
+            batch_tokens=max(result.batch_tokens for result in results),
+            batch_id=min(result.batch_id for result in results),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the texts of a call were read.
+
+    Attributes:
+        tokens: Tokens of each text, special tokens included.
+        truncated: Indices of the texts that were cut at the model's limit, ascending.
+    """
+
+    tokens: list[int]
+    truncated: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of the texts of a call to an encoder.
+
+    Attributes:
+        values: The model's answer for each text.
+        reading: How they were read.
+        timings: Where the time went.
+    """
+
+    values: list[FloatArray]
+    reading: Reading
+    timings: Timings
+
+
+class Core:
+    """Finds models, counts, tokenizes, submits and waits, for every task."""
+
+    def __init__(self, catalog: Catalog, dispatcher: Dispatcher, metrics: Metrics, max_texts: int) -> None:
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self.metrics = metrics
+        self.max_texts = max_texts
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The scheduler's clock, on which `Terms` count."""
+        return self._dispatcher.clock
+
+    def find(self, name: str, version: int, task: bundle_pb2.Task | None = None) -> ServedModel:
+        """The model that a request asks for.
+
+        Args:
+            name: Its name; empty when the server holds exactly one.
+            version: Its version; 0 for the highest.
+            task: What it must do; None for anything.
+
+        Raises:
+            UnknownModelError: There is none.
+            InvalidRequestError: It does something else.
+        """
+        model = self._catalog.find(name, version)
+        if task is not None and model.manifest.task != task:
+            raise InvalidRequestError("model", f"{model.name!r} is a model to {model.task}, not to {task_name(task)}")
+        return model
+
+    def models(self) -> list[ServedModel]:
+        """Every model that is loaded."""
+        return self._catalog.all()
+
+    def hold(self, permit: Permit, texts: Sequence[str]) -> None:
+        """Check the number of texts, and let the permit count them.
+
+        Raises:
+            InvalidRequestError: There are none, or too many.
+            QueueFullError: Too many are held already.
+        """
+        if not texts:
+            raise InvalidRequestError("texts", "is empty: send at least one text")
+        if len(texts) > self.max_texts:
+            raise InvalidRequestError("texts", f"has {len(texts)} entries, the limit is {self.max_texts}")
+        permit.hold_texts(len(texts))
+
+    async def read(self, read: Callable[[], Read], texts: int, characters: int) -> Read:
+        """Do what takes a time for each character here or, where that would be long, on a thread.
+
+        Args:
+            read: Does it.
+            texts: How many it reads.
+            characters: Of all of them.
+        """
+        if texts > _INLINE_TEXTS or characters > _INLINE_CHARACTERS:
+            return await asyncio.to_thread(read)
+        return read()
+
+    async def infer(
+        self, model: ServedModel, terms: Terms, started: float, sources: list[Encoding], *, raw: bool
+    ) -> Answered:
+        """Have an encoder answer each text.
+
+        Args:
+            model: The model.
+            terms: What the caller asked of the scheduler.
+            started: When tokenizing began.
+            sources: The texts.
+            raw: Whether the answers wanted are those before normalising, softmax or sigmoid.
+        """
+        submitted = self.clock()
+        tasks = [EncodingTask(source, raw) for source in sources]
+        answers = await self.run(cast("Lane[EncodingTask, Answer]", model.lane), terms, submitted, tasks)
+        tokens = [len(source) for source in sources]
+        self.metrics.tokens(model.name, source=sum(tokens), generated=0)
+        # Texts of one call that shared a run have the same times.
+        runs = {answer.batch_id: answer for answer in answers}.values()
+        return Answered(
+            [answer.values for answer in answers],
+            Reading(tokens, [index for index, source in enumerate(sources) if source.truncated]),
+            Timings.of(submitted - started, runs),
+        )
+
+    async def run(
+        self, lane: Lane[Task, Result], terms: Terms, submitted: float, tasks: Sequence[Task]
+    ) -> list[Result]:
+        """Submit the texts and wait; the call is over when this returns, however it returns.
+
+        Args:
+            lane: Where the model's texts wait.
+            terms: What the caller asked of the scheduler.
+            submitted: Now, on the scheduler's clock.
+            tasks: The texts.
+
+        Raises:
+            RequestError: What answered the call, if it was no result.
+        """
+        if terms.deadline <= submitted:
+            raise DeadlineExceededError("the deadline passed before the texts were tokenized")
+        call: Call[Result] = Call(terms, len(tasks), submitted, asyncio.get_running_loop().create_future())
+        lane.submit([Pending(call, index, task, len(task.source)) for index, task in enumerate(tasks)])
+        self._dispatcher.wake()
+        if terms.deadline == NO_DEADLINE:
+            return await call.future
+        try:
+            async with asyncio.timeout(terms.deadline - submitted):
+                return await call.future
+        except TimeoutError:
+            raise DeadlineExceededError("the deadline passed before the answer was there") from None

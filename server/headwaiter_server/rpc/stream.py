@@ -1,0 +1,193 @@
+"""One stream of messages: read as fast as they are answered, each answered on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+import grpc
+
+from headwaiter_server.errors import QueueFullError
+from headwaiter_server.metrics import Metrics
+from headwaiter_server.rpc.crossing import Crossing, cancelled_code, facts_of
+from headwaiter_server.rpc.status import Status, status_of
+from headwaiter_server.scheduling.admission import Admission, Permit
+from headwaiter_server.scheduling.calls import Terms
+
+# Unanswered messages of one stream from which on no further message is read: enough of one text each to fill the runs
+# of a few workers, and few enough that what a stream holds is small.
+MOST_MESSAGES = 64
+
+
+class StreamMessage(Protocol):
+    """A message that can be answered."""
+
+    @property
+    def texts(self) -> int:
+        """How many texts it holds."""
+        ...
+
+    async def answer(self, permit: Permit, crossing: Crossing) -> bytes:
+        """Compute the answer; what it raises is answered with `refuse`."""
+        ...
+
+    def refuse(self, status: Status) -> bytes:
+        """The answer that says why there is none."""
+        ...
+
+
+OpenMessage = Callable[[bytes], StreamMessage]
+
+
+class MessageStream:
+    """Reads messages, has each answered in a task of its own, and writes the answers as they come.
+
+    A message holds a permit while it is computed. When it is refused for now, nothing is lost and nobody is told: no
+    further message is read until it is let in, so that HTTP/2's flow control slows the sender down. A message also
+    counts against the stream's own bounds until its answer is written, so that a slow reader costs little memory and
+    nobody else's place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_message: OpenMessage,
+        requests: AsyncIterable[bytes],
+        write: Callable[[bytes], Awaitable[None]],
+        terms: Terms,
+        *,
+        admission: Admission,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        most_texts: int,
+    ) -> None:
+        """Set up; see `Edge.stream`.
+
+        Args:
+            name: `package.Service/Method`, for metrics.
+            open_message: Parses a message.
+            requests: The messages as bytes.
+            write: Sends an answer; called by one task at a time.
+            terms: What the caller asked of the scheduler for the whole stream.
+            admission: Gives permits.
+            metrics: Where messages are recorded.
+            clock: The scheduler's clock.
+            most_texts: Texts of unanswered messages from which on no further message is read.
+        """
+        self._name = name
+        self._open = open_message
+        self._requests = requests
+        self._write = write
+        self._writing = asyncio.Lock()
+        self._terms = terms
+        self._admission = admission
+        self._metrics = metrics
+        self._clock = clock
+        self._most_texts = most_texts
+        self._messages = 0
+        self._texts = 0
+        self._refused = 0
+        self._moved = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+
+    async def serve(self) -> None:
+        """Answer every message until the sender is done.
+
+        Raises:
+            Exception: The stream has ended early; every message that was let in has been answered.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            self._reader = tasks.create_task(self._read(tasks))
+        if self._error is not None:
+            raise self._error
+
+    def end(self, error: Exception) -> None:
+        """Read no further, answer what was let in, and end with an error, unless the sender is done already.
+
+        To be called when no more messages are let in: those that wait for room are refused now.
+        """
+        if self._reader is not None and not self._reader.done():
+            self._fail(error)
+        self._wake()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def _wake(self) -> None:
+        """Have whoever waits for room look again."""
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+        async for data in self._requests:
+            self._messages += 1
+            tasks.create_task(self._serve_message(data, replace(self._terms, arrived=self._clock())))
+            # The message's first turn: now it is known how many texts it has, and whether there was room for it.
+            await asyncio.sleep(0)
+            while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._most_texts:
+                await self._moved.wait()
+
+    async def _serve_message(self, data: bytes, terms: Terms) -> None:
+        message: StreamMessage | None = None
+        crossing = Crossing(terms)
+        code = grpc.StatusCode.OK
+        self._metrics.call_started(self._name)
+        try:
+            while True:
+                try:
+                    with self._admission.admit(len(data)) as permit:
+                        if message is None:
+                            message = self._open(data)
+                            self._texts += message.texts
+                        answer = await message.answer(permit, crossing)
+                        break
+                except QueueFullError as full:
+                    await self._room(full)
+        except asyncio.CancelledError:
+            code = cancelled_code(crossing, self._clock())
+            raise
+        except Exception as error:  # noqa: BLE001 - the message's own; the stream goes on
+            status = status_of(error)
+            code = status.code
+            if message is None:  # nobody could be told
+                self._fail(error)
+                return
+            answer = message.refuse(status)
+        finally:
+            self._metrics.call_finished(facts_of(self._name, crossing, code, self._clock() - terms.arrived))
+        texts = message.texts
+        # The reader may be slow, and the message a thousand times as long as its answer.
+        del data, message
+        try:
+            async with self._writing:
+                await self._write(answer)
+        except grpc.aio.InternalError:
+            # The caller has gone in this moment; gRPC is about to cancel the stream.
+            self._fail(asyncio.CancelledError())
+            return
+        self._messages -= 1
+        self._texts -= texts
+        self._wake()
+
+    async def _room(self, full: QueueFullError) -> None:
+        """Wait until there may be room: one of this stream's messages was answered, or the time that was named passed.
+
+        Raises:
+            QueueFullError: There will be none in time.
+        """
+        if math.isinf(full.retry_after_seconds):
+            raise full
+        self._refused += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(full.retry_after_seconds):
+                    await self._moved.wait()
+        finally:
+            self._refused -= 1

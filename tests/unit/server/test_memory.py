@@ -1,0 +1,81 @@
+"""Memory: what the container allows, what this process holds, and whether models fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headwaiter_server.errors import BundleError
+from headwaiter_server.lifecycle.memory import MemoryPlan, container_limit_bytes, resident_bytes
+
+GIB = 1 << 30
+# What cgroup v1 says where there is no limit.
+UNLIMITED = 9223372036854771712
+
+
+@pytest.fixture(autouse=True)
+def machine_of_64_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of the whole machine."""
+    sizes = {"SC_PHYS_PAGES": 64 * GIB // 4096, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+
+
+def cgroup(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """A cgroup tree of files by their path, and the file that names the process's own groups."""
+    root = tmp_path / "cgroup"
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    groups = tmp_path / "self"
+    groups.write_text(own, encoding="ascii")
+    return root, groups
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": f"{2 * GIB}\n"}, 2 * GIB),
+        ("0::/a/b\n", {"a/memory.max": f"{3 * GIB}\n", "a/b/memory.max": "max\n"}, 3 * GIB),
+        ("0::/a\n", {"b/memory.max": f"{GIB}\n"}, None),
+        ("4:memory:/x\n3:cpu:/y\n", {"memory/x/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
+        ("4:memory:/x\n3:cpu:/y\n", {"memory/y/memory.limit_in_bytes": f"{GIB}\n"}, None),
+        ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": f"{UNLIMITED}\n"}, None),
+        ("0::/\n", {"memory.max": f"{100 * GIB}\n"}, None),
+        ("0::/\n", {}, None),
+    ],
+)
+def test_limit_of_the_container(own: str, files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
+    """The tightest limit from the own group up to the root, in both hierarchies; none beyond the machine's memory."""
+    assert container_limit_bytes(*cgroup(tmp_path, own, files)) == limit
+
+
+def test_resident_bytes_grow_with_what_is_held() -> None:
+    """Memory that is written to is counted."""
+    before = resident_bytes()
+    held = np.ones(64 << 20, np.uint8)
+    assert resident_bytes() - before > 48 << 20
+    assert held.any()
+
+
+def test_models_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was taken already is not counted twice, what will be taken is counted for every model that is loaded."""
+    resident = 2 * GIB
+    plan = MemoryPlan(10 * GIB, lambda: resident)
+    plan.add("measured", run_bytes=3 * GIB, taken_bytes=3 * GIB)
+    plan.add("remembered", run_bytes=3 * GIB, taken_bytes=0)
+    assert "memory_nearly_full" not in capsys.readouterr().out
+    resident = 4 * GIB
+    plan.add("grown", run_bytes=3 * GIB, taken_bytes=2 * GIB)
+    assert "memory_planned" in capsys.readouterr().out
+    plan.add("small", run_bytes=GIB, taken_bytes=0)
+    assert "memory_nearly_full" in capsys.readouterr().out
+    with pytest.raises(BundleError, match=r"take 2048 MiB, which makes 11264 MiB .* the limit is 10240 MiB"):
+        plan.add("large", run_bytes=2 * GIB, taken_bytes=0)
+
+
+def test_without_a_limit_everything_fits() -> None:
+    """Where nothing bounds the process but the machine, nothing is refused."""
+    MemoryPlan(None, lambda: GIB).add("m", run_bytes=1 << 50, taken_bytes=0)
