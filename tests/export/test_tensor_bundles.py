@@ -43,6 +43,11 @@ class _Sum(nn.Module):
         return x.sum(0)
 
 
+class _Named(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": x + 1}
+
+
 class _Drifting(nn.Module):
     """Answers something else to PyTorch than what was traced."""
 
@@ -102,6 +107,13 @@ def test_rows_that_depend_on_one_another_are_remarked_on(tmp_path: Path) -> None
     assert manifest.remarks[0].startswith("a row's answer depends on its batch")
 
 
+def test_rows_that_are_alike_prove_nothing(tmp_path: Path) -> None:
+    """From an example of one row nobody can tell whether rows depend on one another, and the manifest says so."""
+    example = (torch.randn(1, 3),)
+    manifest = export_module(_Centred(), example, tmp_path / "m" / "1", input_names=["x"], output_names=["y"])
+    assert manifest.remarks[0].startswith("whether a row's answer depends on its batch is not known")
+
+
 @pytest.mark.parametrize(
     ("module", "kind", "message"),
     [
@@ -130,6 +142,30 @@ def test_names_must_fit(tmp_path: Path, inputs: list[str], outputs: list[str], m
     example = (torch.ones(2, 3, requires_grad=True),)
     with pytest.raises(errors.GraphRejectedError, match=message):
         export_module(_Centred(), example, tmp_path / "m" / "1", input_names=inputs, output_names=outputs)
+
+
+@pytest.mark.parametrize(
+    ("example", "axes", "message"),
+    [
+        ((torch.rand(2, 3), torch.rand(3, 3)), {}, r"have \[2, 3\] rows"),
+        ((torch.rand(0, 3), torch.rand(0, 3)), {}, r"have \[0\] rows"),
+        ((torch.rand(2, 3), torch.rand(2, 3)), {"y": {1: "width"}}, "axes are named of y, which is no input"),
+        ((torch.rand(2, 3), torch.rand(2, 3).bfloat16()), {}, "input z is of type torch.bfloat16"),
+    ],
+)
+def test_example_must_fit(
+    tmp_path: Path, example: tuple[Tensor, ...], axes: dict[str, dict[int, str]], message: str
+) -> None:
+    """As many rows of each input, of numbers that numpy has, and names of axes of inputs that exist."""
+    out = tmp_path / "m" / "1"
+    with pytest.raises(errors.GraphRejectedError, match=message):
+        export_module(nn.Bilinear(3, 3, 2), example, out, input_names=["x", "z"], output_names=["o"], axes=axes)
+
+
+def test_answer_must_be_of_tensors(tmp_path: Path) -> None:
+    """A module that answers a dictionary is refused in words."""
+    with pytest.raises(errors.GraphRejectedError, match="something other than a tensor"):
+        export_module(_Named(), (torch.rand(2, 3),), tmp_path / "m" / "1", input_names=["x"], output_names=["y"])
 
 
 @pytest.fixture
@@ -162,6 +198,53 @@ def test_weights_beside_the_file_are_taken_in(file: Path, tmp_path: Path) -> Non
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(errors.CorruptCheckpointError, match=r"curve\.onnx: not a valid ONNX model"):
         export_checkpoint(file, tmp_path / "n" / "1")
+
+
+def test_constants_beside_the_file_are_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """External data of a node counts too, and comes from beside the file, never from where the command runs."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 22]> g (float[n, 2] x) => (float[n, 2] y)'
+        " { c = Constant <value = float[2] {0.0, 0.0}> ()\n y = Add(x, c) }"
+    )
+    tensor = model.graph.node[0].attribute[0].t
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([7, 8], np.float32), "c"))
+    onnx.external_data_helper.set_external_data(tensor, "c.bin")
+    for folder, content in (("models", tensor.raw_data), ("elsewhere", bytes(8))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "c.bin").write_bytes(content)
+    tensor.ClearField("raw_data")
+    path = tmp_path / "models" / "sum.onnx"
+    path.write_bytes(model.SerializeToString())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    export_checkpoint(path, tmp_path / "m" / "1")
+    golden = _golden(tmp_path / "m" / "1")
+    np.testing.assert_allclose(golden["y"] - golden["x"], [[7, 8]] * 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("(float[n, 3] x) => (string[n, 3] y) { y = Cast <to = 8> (x) }", "output y is of type object, not of numbers"),
+        ("(float[n, 3] x) => (float[n] y) { y = ReduceSum <keepdims = 0> (x) }", r"is said to be \['n'\]"),
+    ],
+)
+def test_output_is_what_the_file_says_and_of_numbers(tmp_path: Path, body: str, message: str) -> None:
+    """Texts, which no bundle holds, and outputs of other axes than the file's are refused."""
+    path = tmp_path / "odd.onnx"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 22]> g {body}')
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(errors.GraphRejectedError, match=message):
+        export_checkpoint(path, tmp_path / "m" / "1")
+
+
+def test_axis_has_one_length_wherever_it_stands(tmp_path: Path) -> None:
+    """Two inputs that share an axis, at different places, are tried with one length of it."""
+    text = "(float[n, k] x, float[k] z) => (float[n, k] y) { y = Add(x, z) }"
+    path = tmp_path / "sum.onnx"
+    path.write_bytes(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 22]> g {text}').SerializeToString())
+    export_checkpoint(path, tmp_path / "m" / "1")
+    golden = _golden(tmp_path / "m" / "1")
+    assert golden["x"].shape[1:] == golden["z"].shape
 
 
 def _truncated(path: Path) -> None:

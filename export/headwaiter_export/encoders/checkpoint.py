@@ -14,7 +14,7 @@ from headwaiter_export.architectures import Options
 from headwaiter_export.bundle import TOKENIZER_FILE
 from headwaiter_export.encoders.answers import Answer
 from headwaiter_export.encoders.files import read_json, refuse_pickle
-from headwaiter_export.encoders.lengths import SENTENCE_BERT_FILE, max_length
+from headwaiter_export.encoders.lengths import max_length, sentence_files
 from headwaiter_export.encoders.network import Network, load_network, read_config
 from headwaiter_export.encoders.sentence import Sentence, is_sentence_transformer, read_sentence
 from headwaiter_export.errors import CorruptCheckpointError, UnknownArchitectureError
@@ -65,22 +65,29 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
         CheckpointError: Of the kind that fits.
     """
     sentence = read_sentence(source) if is_sentence_transformer(source) else None
-    folder = source if sentence is None else source / sentence.transformer
+    folder = source if sentence is None else sentence.transformer
     config = read_config(folder)
     refuse_pickle(folder)
     answer = resolve(options.task, config, sentence)
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise UnknownArchitectureError(f"{folder}: {config.model_type} models do not read texts alone")
     path = _one_of(folder / TOKENIZER_FILE, source / TOKENIZER_FILE)
     stored = read_json(path, dict)
+    if not all(isinstance(stored.get(part) or {}, dict) for part in ("model", "truncation", "padding")):
+        raise CorruptCheckpointError(f"{path}: model, truncation and padding are not all JSON objects")
     remarks = list(answer.remarks)
+    if getattr(config, "auto_map", None):
+        remarks.append(f"the folder's own code (auto_map) is never run: the model is transformers' {config.model_type}")
     tokenizer_json, notes = _portable(source, folder, stored)
     remarks += notes
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # tokenizers raises bare Exception
         raise CorruptCheckpointError(f"{path}: {error}") from error
-    if tokenizer.get_vocab_size() > config.vocab_size:
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= config.vocab_size:
         raise CorruptCheckpointError(
-            f"{path}: {tokenizer.get_vocab_size()} tokens, but config.json has vocab_size {config.vocab_size}"
+            f"{path}: token ids go up to {highest}, but config.json has vocab_size {config.vocab_size}"
         )
     reference = load_network(folder, answer.head, "eager")
     limit = max_length(source, folder, stored, reference.positions, options.max_tokens)
@@ -111,6 +118,7 @@ def resolve(task: str, config: Any, sentence: Sentence | None) -> Answer:  # noq
 
     Raises:
         UnknownArchitectureError: The checkpoint has no head for the task.
+        CorruptCheckpointError: Its labels are not numbered from 0.
     """
     architecture = next(iter(config.architectures or ()), "")
     count = int(config.num_labels)
@@ -137,6 +145,8 @@ def resolve(task: str, config: Any, sentence: Sentence | None) -> Answer:  # noq
         )
     if chosen == "rerank" and count != 1:
         raise UnknownArchitectureError(f"a model to rerank with has one label, this one has {count}")
+    if set(config.id2label) != set(range(count)):
+        raise CorruptCheckpointError(f"id2label of config.json does not name labels 0 to {count - 1}")
     labels = tuple(str(config.id2label[index]) for index in range(count))
     return Answer(TASKS[chosen], labels=labels, multi_label=config.problem_type == "multi_label_classification")
 
@@ -144,8 +154,8 @@ def resolve(task: str, config: Any, sentence: Sentence | None) -> Answer:  # noq
 def _portable(source: Path, folder: Path, stored: dict[str, Any]) -> tuple[str, list[str]]:
     """The tokenizer for the bundle: what it does to a text, not what it did to the batches of a training."""
     tokenizer = stored | {"truncation": None, "padding": None}
-    path = _one_of(source / SENTENCE_BERT_FILE, folder / SENTENCE_BERT_FILE)
-    if not path.exists() or not read_json(path, dict).get("do_lower_case"):
+    path = next((each for each in sentence_files(source, folder) if read_json(each, dict).get("do_lower_case")), None)
+    if path is None:
         return json.dumps(tokenizer, ensure_ascii=False), []
     own = tokenizer.get("normalizer")
     lower = {"type": "Lowercase"}
@@ -154,8 +164,9 @@ def _portable(source: Path, folder: Path, stored: dict[str, Any]) -> tuple[str, 
 
 
 def _pad_id(config: Any, stored: dict[str, Any]) -> int:  # noqa: ANN401 (transformers' configuration)
-    padding = (stored.get("padding") or {}).get("pad_id")
-    return int(next((each for each in (config.pad_token_id, padding) if each is not None), 0))
+    stated = (config.pad_token_id, (stored.get("padding") or {}).get("pad_id"))
+    # Some files say -1 where they mean "none"; any token does, because no other attends to it.
+    return next((each for each in stated if isinstance(each, int) and 0 <= each < config.vocab_size), 0)
 
 
 def _one_of(first: Path, second: Path) -> Path:

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError
 
-_SAFE: Final = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -35,8 +36,12 @@ def refuse_pickle(folder: Path) -> None:
 
     Raises:
         MissingCheckpointError: There are no weights in safetensors.
+        CorruptCheckpointError: The index of weights in several files names other files.
     """
-    if any((folder / name).is_file() for name in _SAFE):
+    if (folder / _WEIGHTS).is_file():
+        return
+    if (folder / _INDEX).is_file():
+        _check_index(folder / _INDEX)
         return
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
@@ -45,4 +50,25 @@ def refuse_pickle(folder: Path) -> None:
             " Convert it where you trust it: load the model with transformers and save it with"
             " model.save_pretrained(FOLDER), which writes model.safetensors"
         )
-    raise MissingCheckpointError(f"{folder / _SAFE[0]} does not exist")
+    raise MissingCheckpointError(f"{folder / _WEIGHTS} does not exist")
+
+
+def inside(folder: Path, name: str, stated_in: Path) -> Path:
+    """The path that a checkpoint's file gives for a part of it, relative to its folder.
+
+    Raises:
+        CorruptCheckpointError: It leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CorruptCheckpointError(f"{stated_in}: {name!r} leads out of the folder")
+    return folder / name
+
+
+def _check_index(path: Path) -> None:
+    # transformers loads whatever the index names, a pickle too.
+    shards = read_json(path, dict).get("weight_map")
+    if not isinstance(shards, dict):
+        raise CorruptCheckpointError(f"{path}: weight_map is not a JSON object")
+    for name in shards.values():
+        if not str(inside(path.parent, str(name), path)).endswith(".safetensors"):
+            raise CorruptCheckpointError(f"{path}: {name!r} is not a safetensors file; no other kind is loaded")

@@ -9,7 +9,8 @@ from typing import Any, Final
 from headwaiter_export.encoders.files import read_json
 from headwaiter_export.errors import CorruptCheckpointError, UnknownArchitectureError
 
-SENTENCE_BERT_FILE: Final = "sentence_bert_config.json"
+# sentence_bert_config.json; older versions of sentence-transformers put the family's name there.
+_SENTENCE_FILES: Final = "sentence_*_config.json"
 # transformers writes 10^30 where it means "no limit".
 _NO_LIMIT: Final = 1 << 31
 
@@ -43,11 +44,9 @@ def max_length(
         CorruptCheckpointError: No file states a limit, or one is not a positive number.
     """
     stated: dict[str, Any] = {
-        "tokenizer_config.json model_max_length": _optional(transformer / "tokenizer_config.json", "model_max_length"),
+        **_stated(source, _found(source, transformer, "tokenizer_config.json"), "model_max_length"),
         "tokenizer.json truncation": (tokenizer.get("truncation") or {}).get("max_length"),
-        f"{SENTENCE_BERT_FILE} max_seq_length": _first(
-            _optional(folder / SENTENCE_BERT_FILE, "max_seq_length") for folder in (source, transformer)
-        ),
+        **_stated(source, sentence_files(source, transformer), "max_seq_length"),
         "config.json max_position_embeddings": positions,
     }
     limits: dict[str, int] = {}
@@ -77,9 +76,14 @@ def max_length(
     return MaxLength(smallest, (remark + ", ".join(others),))
 
 
-def _optional(path: Path, key: str) -> Any:  # noqa: ANN401 (JSON)
-    return read_json(path, dict).get(key) if path.exists() else None
+def sentence_files(source: Path, transformer: Path) -> list[Path]:
+    """The files in which sentence-transformers says how it reads texts; one, as a rule, or none."""
+    return _found(source, transformer, _SENTENCE_FILES)
 
 
-def _first(values: Any) -> Any:  # noqa: ANN401 (JSON)
-    return next((value for value in values if value is not None), None)
+def _found(source: Path, transformer: Path, pattern: str) -> list[Path]:
+    return [path for folder in dict.fromkeys((source, transformer)) for path in sorted(folder.glob(pattern))]
+
+
+def _stated(source: Path, paths: list[Path], key: str) -> dict[str, Any]:
+    return {f"{path.relative_to(source)} {key}": read_json(path, dict).get(key) for path in paths}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ _LOADERS: Final = {
     "sequence": transformers.AutoModelForSequenceClassification,
     "token": transformers.AutoModelForTokenClassification,
 }
+# "layer.3.output" is the same weight as "layer.0.output", of another layer.
+_LAYER_NUMBER: Final = re.compile(r"\.\d+\.")
 
 
 class Network(nn.Module):
@@ -139,13 +142,17 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401 (one of transformers' many
     """
     try:
         with quiet():
-            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds
         text = _first_line(error)
         if "trust_remote_code" in str(error):
             text = "the model's code is in the checkpoint (auto_map); it is never run"
             raise UnknownArchitectureError(f"{folder / 'config.json'}: {text}") from error
         raise CorruptCheckpointError(f"{folder / 'config.json'}: {text}") from error
+    if getattr(config, "transformers_weights", None) is not None:
+        # It may name a pickle.
+        raise UnknownArchitectureError(f"{folder / 'config.json'}: transformers_weights names a file of its own choice")
+    return config
 
 
 def load_network(folder: Path, head: str, attention: str) -> Network:
@@ -169,6 +176,7 @@ def load_network(folder: Path, head: str, attention: str) -> Network:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
             )
     except Exception as error:  # transformers and safetensors raise many kinds
@@ -176,10 +184,26 @@ def load_network(folder: Path, head: str, attention: str) -> Network:
     network = Network(model.eval())
     # An embedding model's pooler is not used; a classifier's is.
     missing = sorted(name for name in notes["missing_keys"] if head != "base" or not name.startswith("pooler."))
-    wrong = [*missing, *sorted(str(key) for key in notes["mismatched_keys"])]
+    wrong = [*missing, *sorted(str(key) for key, *_ in notes["mismatched_keys"])]
     if wrong:
         raise CorruptCheckpointError(f"{folder}: the weights lack {wrong[0]}, or hold it in another shape")
+    beyond = _beyond(network.model, notes["unexpected_keys"])
+    if beyond:
+        raise CorruptCheckpointError(f"{folder}: the weights hold {beyond[0]}, a layer more than config.json says")
     return network
+
+
+def _beyond(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Weights that are left over and are called like the model's, but for the number of a layer.
+
+    Other weights may be left over: those of a head that is not asked for.
+    """
+
+    def kind(name: str) -> str:
+        return _LAYER_NUMBER.sub(".", name).removeprefix(f"{model.base_model_prefix}.")
+
+    kinds = {kind(name) for name in model.state_dict()}
+    return sorted(name for name in unexpected if _LAYER_NUMBER.search(name) and kind(name) in kinds)
 
 
 @contextlib.contextmanager

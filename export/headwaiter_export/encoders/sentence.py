@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from headwaiter_export.architectures import SENTENCE_MODULES_FILE
-from headwaiter_export.encoders.files import read_json, refuse_pickle
+from headwaiter_export.encoders.files import inside, read_json, refuse_pickle
 from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError, UnknownArchitectureError
 
 PROMPTS_FILE: Final = "config_sentence_transformers.json"
+# Modules of any other package are code that came with the checkpoint, whatever their names are.
+_PACKAGE: Final = "sentence_transformers."
 
 # Flags of a pooling's config.json, in the order in which their vectors are put end to end.
 _POOLINGS: Final = {
@@ -37,7 +39,7 @@ class Sentence:
     """How token vectors become a text's vector.
 
     Attributes:
-        transformer: Folder of the Transformer, relative to the checkpoint's.
+        transformer: Folder of the Transformer: the checkpoint's, or one inside it.
         poolings: Names of poolings; their vectors are put end to end.
         dense: Layers after pooling, in order.
         normalized: Whether the folder ends in a normalisation.
@@ -64,33 +66,34 @@ def read_sentence(source: Path) -> Sentence:
     Raises:
         CheckpointError: A file is missing or corrupt, or a module is of a kind that is not known here.
     """
-    entries = read_json(source / SENTENCE_MODULES_FILE, list)
+    path = source / SENTENCE_MODULES_FILE
+    entries = read_json(path, list)
     try:
-        modules = [(str(entry["type"]).rpartition(".")[2], Path(entry["path"])) for entry in entries]
+        stated = [(str(entry["type"]), str(entry["path"])) for entry in entries]
     except (KeyError, TypeError) as error:
-        raise CorruptCheckpointError(
-            f"{source / SENTENCE_MODULES_FILE}: not a list of modules with type and path"
-        ) from error
+        raise CorruptCheckpointError(f"{path}: not a list of modules with type and path") from error
+    for kind, _ in stated:
+        if not kind.startswith(_PACKAGE):
+            raise UnknownArchitectureError(f"{path}: {kind} is the checkpoint's own code; it is never run")
+    modules = [(kind.rpartition(".")[2], inside(source, name, path)) for kind, name in stated]
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise UnknownArchitectureError(
-            f"{source / SENTENCE_MODULES_FILE}: begins with {' and '.join(kinds[:2])}, not with Transformer and Pooling"
+            f"{path}: begins with {' and '.join(kinds[:2])}, not with Transformer and Pooling"
         )
     dense: list[nn.Module] = []
     normalized = False
-    for kind, path in modules[2:]:
+    for kind, folder in modules[2:]:
         if kind == "Dense" and not normalized:
-            dense.append(_dense(source / path))
+            dense.append(_dense(folder))
         elif kind == "Normalize":
             normalized = True
         elif kind != "Dropout":
-            raise UnknownArchitectureError(
-                f"{source / SENTENCE_MODULES_FILE}: no way to export module {kind!r} at its place"
-            )
+            raise UnknownArchitectureError(f"{path}: no way to export module {kind!r} at its place")
     prompts, default_prompt = _prompts(source)
     return Sentence(
         transformer=modules[0][1],
-        poolings=_poolings(source / modules[1][1], prompts),
+        poolings=_poolings(modules[1][1], prompts),
         dense=tuple(dense),
         normalized=normalized,
         prompts=prompts,
@@ -104,14 +107,14 @@ def _poolings(folder: Path, prompts: dict[str, str]) -> tuple[str, ...]:
     known = set(_POOLINGS.values())
     if "pooling_mode" in config:  # one name, or several, instead of flags
         stated = config["pooling_mode"]
-        wanted = set(stated) if isinstance(stated, list) else {stated}
+        wanted = set(map(str, stated if isinstance(stated, list) else [stated]))
         names = tuple(name for name in _POOLINGS.values() if name in wanted)
     else:
         wanted = {flag for flag, value in config.items() if flag.startswith("pooling_mode_") and value}
         names = tuple(name for flag, name in _POOLINGS.items() if flag in wanted)
         known = set(_POOLINGS)
     if wanted - known:
-        raise UnknownArchitectureError(f"{path}: no way to export {', '.join(sorted(map(str, wanted - known)))}")
+        raise UnknownArchitectureError(f"{path}: no way to export {', '.join(sorted(wanted - known))}")
     if not names:
         raise CorruptCheckpointError(f"{path}: no pooling is chosen")
     if config.get("include_prompt") is False and any(prompts.values()):

@@ -33,6 +33,9 @@ from headwaiter_export.tracing import trace, write_model
 BATCH_AXIS: Final = "batch"
 # Two different rows at least: tracing takes 0 and 1 for constants.
 _TRACED_ROWS: Final = 3
+# Those that numpy has too.
+_FLOATS: Final = (torch.float16, torch.float32, torch.float64)
+_DTYPES: Final = (*_FLOATS, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 
 
 def export_module(
@@ -68,10 +71,7 @@ def export_module(
     Raises:
         ExportError: The export failed; nothing is left at `out`, or what was there before.
     """
-    if len(example_inputs) != len(input_names) or any(tensor.ndim == 0 for tensor in example_inputs):
-        raise GraphRejectedError(
-            f"{len(input_names)} names of inputs stand beside {len(example_inputs)} tensors of rows"
-        )
+    _check_example(example_inputs, input_names, axes or {})
     dynamic = {name: {**(axes or {}).get(name, {}), 0: BATCH_AXIS} for name in input_names}
     inputs = tuple(
         TensorSpec(
@@ -90,6 +90,24 @@ def export_module(
             return _fill(module.eval(), example, spec, folder, tolerance, progress or Silent())
 
     return write_bundle(fill, out, force=force)
+
+
+def _check_example(tensors: Sequence[Tensor], names: Sequence[str], axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Refuse an example that cannot be traced or compared on.
+
+    Raises:
+        GraphRejectedError: Saying what is wrong with it.
+    """
+    rows = {tensor.shape[0] for tensor in tensors if tensor.ndim}
+    if len(tensors) != len(names) or any(tensor.ndim == 0 for tensor in tensors):
+        raise GraphRejectedError(f"{len(names)} names of inputs stand beside {len(tensors)} tensors of rows")
+    if len(rows) != 1 or rows == {0}:
+        raise GraphRejectedError(f"the inputs of the example have {sorted(rows)} rows; each must have as many")
+    if unknown := sorted({*axes} - {*names}):
+        raise GraphRejectedError(f"axes are named of {', '.join(unknown)}, which is no input")
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.dtype not in _DTYPES:
+            raise GraphRejectedError(f"input {name} is of type {tensor.dtype}, which a request cannot hold")
 
 
 def _fill(
@@ -141,7 +159,10 @@ def _measure(module: nn.Module, graph: Graph, batch: _Batch) -> bundle_pb2.Parit
 @torch.inference_mode()
 def _answers(module: nn.Module, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     answer = module(*(torch.from_numpy(array) for array in feeds.values()))
-    return [tensor.numpy() for tensor in (answer if isinstance(answer, tuple | list) else (answer,))]
+    tensors = answer if isinstance(answer, tuple | list) else (answer,)
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise GraphRejectedError("the module answers something other than a tensor, or a tuple or list of them")
+    return [tensor.numpy() for tensor in tensors]
 
 
 def _with_outputs(spec: GraphSpec, model: onnx.ModelProto) -> GraphSpec:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from headwaiter_proto.v1 import bundle_pb2
 from numpy.typing import NDArray
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import load_external_data_for_model
 
 from headwaiter_export.architectures import Options
 from headwaiter_export.errors import CorruptCheckpointError, GraphRejectedError, UnknownArchitectureError
@@ -47,6 +47,7 @@ def export(source: Path, folder: Path, options: Options, progress: Progress) -> 
     graph = Graph(folder / spec.file_name)
     progress.stage("run")
     inputs, outputs = _run(graph, spec)
+    _check_outputs(spec, outputs)
     write_golden(folder, inputs, outputs)
     tolerance = DEFAULT_TOLERANCE if options.tolerance is None else options.tolerance
     remarks = [f"{source.name} came as it is: there was no PyTorch model to compare it with"]
@@ -67,9 +68,8 @@ def read_model(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-        if any(uses_external_data(tensor) for tensor in model.graph.initializer):
-            # onnx itself refuses paths that lead out of the folder.
-            load_external_data_for_model(model, str(path.parent))
+        # Initializers and the constants of nodes; onnx itself refuses paths that lead out of the folder.
+        load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf, onnx and the disk raise kinds of their own
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -89,14 +89,27 @@ def _run(graph: Graph, spec: GraphSpec) -> tuple[Arrays, Arrays]:
     raise failure or GraphRejectedError(f"{graph.file_name}: nothing to run")
 
 
+def _check_outputs(spec: GraphSpec, outputs: Arrays) -> None:
+    """Refuse what a bundle cannot hold, or the file says wrongly."""
+    for tensor in spec.outputs:
+        found = outputs[tensor.name]
+        if np.dtype(tensor.dtype).kind not in "fiub":
+            raise GraphRejectedError(f"{MODEL_FILE}: output {tensor.name} is of type {tensor.dtype}, not of numbers")
+        if found.ndim != len(tensor.shape):
+            raise GraphRejectedError(
+                f"{MODEL_FILE}: output {tensor.name} is said to be {list(tensor.shape)} and comes as {list(found.shape)}"
+            )
+
+
 def _random(spec: GraphSpec, length: int) -> Arrays:
     generator = np.random.default_rng(0)
-    return {tensor.name: _values(generator, tensor, _sizes(tensor, length)) for tensor in spec.inputs}
+    # An axis has one length wherever its name stands.
+    rows = {tensor.shape[0] for tensor in spec.inputs if tensor.shape}
+    return {tensor.name: _values(generator, tensor, _sizes(tensor, rows, length)) for tensor in spec.inputs}
 
 
-def _sizes(tensor: Tensor, length: int) -> tuple[int, ...]:
-    dynamic = [_ROWS if at == 0 else length for at in range(len(tensor.shape))]
-    return tuple(size if isinstance(axis, str) else axis for axis, size in zip(tensor.shape, dynamic, strict=True))
+def _sizes(tensor: Tensor, rows: set[int | str], length: int) -> tuple[int, ...]:
+    return tuple(axis if isinstance(axis, int) else _ROWS if axis in rows else length for axis in tensor.shape)
 
 
 def _values(generator: np.random.Generator, tensor: Tensor, sizes: tuple[int, ...]) -> NDArray[Any]:
