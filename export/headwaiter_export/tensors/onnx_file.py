@@ -51,10 +51,10 @@ def export(source: Path, folder: Path, options: Options, progress: Progress) -> 
     write_golden(folder, inputs, outputs)
     tolerance = DEFAULT_TOLERANCE if options.tolerance is None else options.tolerance
     remarks = [f"{source.name} came as it is: there was no PyTorch model to compare it with"]
-    if all(tensor.shape and isinstance(tensor.shape[0], str) for tensor in (*spec.inputs, *spec.outputs)):
+    if _has_rows(spec):
         remarks.append(batch_remark(graph, inputs, tolerance))
     else:
-        remarks.append("the length of a first axis is fixed: rows of several requests cannot be put into one batch")
+        remarks.append("not every first axis is one of rows: those of several requests cannot be put into one batch")
     for remark in remarks:
         progress.note(remark)
     return tensor_manifest(folder, source.stem, spec, None, remarks)
@@ -89,6 +89,14 @@ def _run(graph: Graph, spec: GraphSpec) -> tuple[Arrays, Arrays]:
     raise failure or GraphRejectedError(f"{graph.file_name}: nothing to run")
 
 
+def _has_rows(spec: GraphSpec) -> bool:
+    """Whether every first axis has any length, and one that no other axis has."""
+    tensors = (*spec.inputs, *spec.outputs)
+    first = {tensor.shape[0] if tensor.shape else 0 for tensor in tensors}
+    others = {axis for tensor in tensors for axis in tensor.shape[1:]}
+    return all(isinstance(axis, str) for axis in first) and not first & others
+
+
 def _check_outputs(spec: GraphSpec, outputs: Arrays) -> None:
     """Refuse what a bundle cannot hold, or the file says wrongly."""
     for tensor in spec.outputs:
@@ -96,9 +104,8 @@ def _check_outputs(spec: GraphSpec, outputs: Arrays) -> None:
         if np.dtype(tensor.dtype).kind not in "fiub":
             raise GraphRejectedError(f"{MODEL_FILE}: output {tensor.name} is of type {tensor.dtype}, not of numbers")
         if found.ndim != len(tensor.shape):
-            raise GraphRejectedError(
-                f"{MODEL_FILE}: output {tensor.name} is said to be {list(tensor.shape)} and comes as {list(found.shape)}"
-            )
+            said, came = list(tensor.shape), list(found.shape)
+            raise GraphRejectedError(f"{MODEL_FILE}: output {tensor.name} is said to be {said} and comes as {came}")
 
 
 def _random(spec: GraphSpec, length: int) -> Arrays:

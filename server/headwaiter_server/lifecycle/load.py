@@ -68,10 +68,13 @@ class Loader:
         started = time.monotonic()
         if location.problem:
             raise BundleError(location.problem)
-        bundle = read_bundle(location.folder, variant)
+
+        def check(manifest: bundle_pb2.Manifest, chosen: bundle_pb2.Variant) -> None:
+            with _located(location.folder / MANIFEST_FILE):
+                check_manifest(manifest, chosen)
+
+        bundle = read_bundle(location.folder, variant, check)
         manifest = bundle.manifest
-        with _located(location.folder / MANIFEST_FILE):
-            check_manifest(manifest, bundle.variant)
         special = manifest.special_tokens
         refused_id = special.unk_id if manifest.refuse_unknown_tokens and special.HasField("unk_id") else None
         tokenizer = TextTokenizer.from_json(bundle.tokenizer_json, manifest.limits.max_source_tokens, refused_id)

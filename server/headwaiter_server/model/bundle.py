@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,10 @@ class Bundle:
     golden: dict[str, Array]
 
 
-def read_bundle(folder: Path, variant_name: str) -> Bundle:
+Check = Callable[[bundle_pb2.Manifest, bundle_pb2.Variant], None]
+
+
+def read_bundle(folder: Path, variant_name: str, check: Check = lambda _manifest, _variant: None) -> Bundle:
     """Read a bundle and check every byte that is used.
 
     The bytes whose digest is checked are the bytes that are returned: nothing is read twice.
@@ -47,6 +51,7 @@ def read_bundle(folder: Path, variant_name: str) -> Bundle:
     Args:
         folder: `models/NAME/VERSION`.
         variant_name: Which variant of the weights.
+        check: Raises for a manifest or variant that is not wanted, before any other file is read.
 
     Raises:
         BundleError: Something is missing, altered or unknown; the message names the file.
@@ -56,6 +61,7 @@ def read_bundle(folder: Path, variant_name: str) -> Bundle:
     if variant_name not in variants:
         raise BundleError(f"{folder}: no variant {variant_name!r}, only {', '.join(sorted(variants))}")
     variant = variants[variant_name]
+    check(manifest, variant)
     others = {file.name: file for file in manifest.files}
     for name in (TOKENIZER_FILE, GOLDEN_FILE):
         if name not in others:

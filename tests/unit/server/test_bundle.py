@@ -102,6 +102,17 @@ def test_whole_bundle_is_read(folder: Path) -> None:
     assert list(read_bundle(folder, "int8").graphs.values()) == [CONTENTS["encoder-int8.onnx"]]
 
 
+def test_manifest_is_judged_before_the_files(folder: Path) -> None:
+    """What is not wanted for what its manifest says is refused for that, whatever else it lacks."""
+    alter_manifest(folder, lambda manifest: manifest.update(files=[]))
+
+    def check(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> None:
+        raise BundleError(f"nobody wants a {manifest.architecture} in {variant.name}")
+
+    with pytest.raises(BundleError, match="nobody wants a transformer in int8"):
+        read_bundle(folder, "int8", check)
+
+
 @pytest.mark.parametrize("name", USED_BY_FP32)
 def test_flipped_bit_is_noticed(folder: Path, name: str) -> None:
     """One bit of any file that is used changes its digest."""
