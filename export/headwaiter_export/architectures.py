@@ -50,6 +50,20 @@ class Options:
     max_tokens: int | None = None
     int8: Wishes | None = None
 
+    def check_unused(self, kind: str, *names: str) -> None:
+        """Refuse choices that a recipe has no use for, instead of passing over them in silence.
+
+        Args:
+            kind: What the recipe exports, for the message.
+            names: Of attributes that must be as they are by default.
+
+        Raises:
+            UnknownArchitectureError: One of them is not.
+        """
+        chosen = [name for name in names if getattr(self, name) != getattr(Options(), name)]
+        if chosen:
+            raise UnknownArchitectureError(f"{kind}: there is no choice of {' or '.join(chosen).replace('_', ' ')}")
+
 
 class Recipe(Protocol):
     """Exports one family of architectures."""

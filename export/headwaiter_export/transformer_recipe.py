@@ -64,6 +64,7 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
     tolerance = DEFAULT_TOLERANCE if options.tolerance is None else options.tolerance
     if options.task not in ("auto", "generate"):
         raise errors.UnknownArchitectureError(f"{ARCHITECTURE} models generate; there is no task {options.task!r}")
+    options.check_unused(f"{ARCHITECTURE} models", "graph", "max_tokens")
     progress.stage("load")
     loaded = load(source)
     config = loaded.model.config

@@ -75,6 +75,13 @@ def test_unknown_architecture_is_named(own_checkpoint: Path, change: dict[str, o
     assert repr(next(iter(change.values()))) in str(error)
 
 
+@pytest.mark.parametrize("options", [Options(graph="padded"), Options(max_tokens=8)])
+def test_choice_that_the_architecture_does_not_leave_is_refused(own_checkpoint: Path, options: Options) -> None:
+    """A graph or a limit that nobody would look at is refused instead of passed over."""
+    with pytest.raises(errors.UnknownArchitectureError, match="models: there is no choice of"):
+        export_checkpoint(own_checkpoint, own_checkpoint.parent / "name" / "1", options)
+
+
 def test_task_that_the_architecture_is_not_for_is_refused(own_checkpoint: Path) -> None:
     """A task other than generation has no recipe here."""
     error = _refused(own_checkpoint, Options(task="classify"))

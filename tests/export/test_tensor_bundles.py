@@ -283,6 +283,13 @@ def test_onnx_file_is_of_tensors_only(file: Path, tmp_path: Path) -> None:
         export_checkpoint(file, tmp_path / "m" / "1", Options(task="embed"))
 
 
+@pytest.mark.parametrize("options", [Options(graph="padded"), Options(max_tokens=8), Options(words=Path("words"))])
+def test_choices_without_effect_are_refused(file: Path, tmp_path: Path, options: Options) -> None:
+    """What an ONNX file leaves no choice of is not passed over in silence."""
+    with pytest.raises(errors.UnknownArchitectureError, match="taken as they are: there is no choice of"):
+        export_checkpoint(file, tmp_path / "m" / "1", options)
+
+
 def test_fixed_batch_is_remarked_on(tmp_path: Path) -> None:
     """A graph for one row at a time is taken, with a remark."""
     text = '<ir_version: 10, opset_import: ["": 22]> g (float[1, 3] x) => (float[1, 3] y) { y = Neg(x) }'

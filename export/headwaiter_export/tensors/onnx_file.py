@@ -35,6 +35,7 @@ def export(source: Path, folder: Path, options: Options, progress: Progress) -> 
     """
     if options.task not in ("auto", "tensor"):
         raise UnknownArchitectureError(f"an ONNX file is a model of tensors; there is no task {options.task!r}")
+    options.check_unused("ONNX files are taken as they are", "graph", "max_tokens", "words")
     progress.stage("load")
     model = read_model(source)
     stored = {tensor.name for tensor in model.graph.initializer}

@@ -42,7 +42,7 @@ def test_packed_cost_of_an_engine_is_found() -> None:
     assert isinstance(plan.cost, PackedCost)
     for tokens in (8, 100, 512):
         assert plan.cost.seconds(tokens) == pytest.approx(TRUE.seconds(tokens), rel=1e-3)
-    assert 64 <= plan.budget_tokens <= 512
+    assert 96 <= plan.budget_tokens <= 512
 
 
 def test_padded_cost_of_an_engine_is_found() -> None:

@@ -168,6 +168,9 @@ async def test_nothing_stays_priced_after_any_mix_of_ends(seed: int, *, packed: 
             if dice.random() < 0.4:
                 clock.advance(dice.random())
                 await asyncio.sleep(0)
+        # One that nobody is before, and that is late before anybody can take it.
+        calls.append(parts.submit(text(6), terms=Terms(clock.now, clock.now + 1000, priority=1)))
+        clock.advance(2000)
         async with asyncio.timeout(20):
             answers = await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
         await parts.quiet()
