@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from headwaiter_proto.v1.bundle_pb2 import GraphKind, Task
 
 try:
     from rich.console import Console
@@ -153,6 +154,10 @@ def _report(manifest: Manifest, out: Path) -> dict[str, str | int | float | list
     return {
         "path": str(out),
         "architecture": manifest.architecture,
+        "task": Task.Name(manifest.task).removeprefix("TASK_").lower(),
+        "graph": GraphKind.Name(manifest.graph_kind).removeprefix("GRAPH_KIND_").lower(),
+        "max_source_tokens": manifest.limits.max_source_tokens,
+        "labels": list(manifest.labels),
         "size_bytes": sum(path.stat().st_size for path in out.iterdir()),
         "tolerance": parity.tolerance,
         "max_abs_diff": max((point.max_abs_diff for point in parity.points), default=0.0),

@@ -93,7 +93,9 @@ def test_real_export_is_quiet_about_the_tools(checkpoint: Path, tmp_path: Path) 
         "words (500)",
         "write",
     ]
-    assert json.loads(done.stdout)["texts_identical"] == 500
+    report = json.loads(done.stdout)
+    assert report["texts_identical"] == 500
+    assert (report["task"], report["graph"], report["max_source_tokens"]) == ("generate", "packed", 32)
 
 
 def test_importing_does_not_import_torch() -> None:

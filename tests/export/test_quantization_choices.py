@@ -36,6 +36,9 @@ def test_every_wish_has_a_flag() -> None:
         assert CliRunner().invoke(command, arguments).exit_code == 0
     assert seen == [None, Wishes(), Wishes(Bounds(0.1, 0.2, 0.3, 0.4, 0.5), 7, Path("t.txt"))]
     assert CliRunner().invoke(command, ["--int8-weight-bits", "4"]).exit_code == 2
+    useless = CliRunner().invoke(command, ["--int8-agreement", "0.9"])
+    assert useless.exit_code == 2
+    assert "--int8-agreement has no effect without --int8" in useless.stderr
 
 
 def _site(name: str, size: int) -> Site:

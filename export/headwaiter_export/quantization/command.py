@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_export.quantization.bounds import Bounds, Wishes
@@ -86,12 +87,27 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
         int8_speedup: float | None,
         **others: Any,  # noqa: ANN401 (the command's own)
     ) -> Any:  # noqa: ANN401 (whatever the command gives)
+        if not int8:
+            _refuse_details()
         bounds = Bounds(int8_mean_cosine, int8_worst_cosine, int8_agreement, int8_batch_difference, int8_speedup)
         return command(int8=Wishes(bounds, int(int8_weight_bits), int8_texts) if int8 else None, **others)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
+
+
+def _refuse_details() -> None:
+    """Refuse what says how an int8 variant should be where none is asked for.
+
+    Raises:
+        click.UsageError: Naming the option.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) == ParameterSource.COMMANDLINE
+        if given and str(parameter.name).startswith("int8_"):
+            raise click.UsageError(f"{parameter.opts[0]} has no effect without --int8")
 
 
 def int8_report(manifest: bundle_pb2.Manifest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _LONGEST_RUN_SECONDS = 0.1
 _BUDGET_STEP_TOKENS = 16
 _SMALLEST_BUDGET_TOKENS = 32
 # Below this, budgets that texts do not fill exactly, and the starts of runs, cost more than fits in cache save: in a
-# server under load 96 tokens took 6 % less processor time a text than 64, and 128 no less (all-MiniLM-L6-v2, two cores).
+# server under load 96 tokens took 6 % less processor time a text than 64, and 128 no less (all-MiniLM-L6-v2, 2 cores).
 _SATURATING_TOKENS = 96
 # What a run costs beside the model: handing it to a worker and its answers back. It pays to do that less often.
 _HAND_OFF_SECONDS = 0.0005
