@@ -141,6 +141,16 @@ def _cache(
     return cache
 
 
+def scaled_difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The largest difference, relative to the largest number where numbers exceed 1."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not found.size or np.array_equal(found, wanted):
+        return 0.0
+    one, other = found.astype(np.float64), wanted.astype(np.float64)
+    return float(np.abs(one - other).max() / np.maximum(1.0, np.abs(other).max()))
+
+
 def _difference(expected: list[torch.Tensor], found: list[NDArray[Any]]) -> float:
     pairs = [(one.numpy(), other) for one, other in zip(expected, found, strict=True)]
     if any(one.shape != other.shape for one, other in pairs):

@@ -15,7 +15,7 @@ from headwaiter_export.encoders.checkpoint import Checkpoint
 from headwaiter_export.encoders.layout import Layout, Tokens
 from headwaiter_export.encoders.reference import expected
 from headwaiter_export.errors import UnknownArchitectureError
-from headwaiter_export.parity import certify
+from headwaiter_export.parity import certify, scaled_difference
 from headwaiter_export.progress import Progress
 from headwaiter_export.runtime import Graph
 
@@ -111,7 +111,7 @@ class Gate:
             own = [output[place] for output in found]
             # Batches of one come first, so that what a text gets alone is known when it comes with others.
             for one, two, against in zip(own, self.expected[index], alone.setdefault(index, own), strict=True):
-                differences += [_difference(one, two), _difference(one, against)]
+                differences += [scaled_difference(one, two), scaled_difference(one, against)]
         return bundle_pb2.ParityPoint(
             batch=len(texts),
             length=max(batch.lengths),
@@ -143,13 +143,6 @@ def pool_of(checkpoint: Checkpoint) -> tuple[list[Tokens], list[str]]:
         types = np.arange(length) * min(kinds, 2) // length
         pool.append(Tokens(generator.choice(ids, length).tolist(), types.tolist()))
     return pool, remarks
-
-
-def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The largest difference, relative to the largest number where numbers exceed 1."""
-    if found.shape != wanted.shape:
-        return float("inf")
-    return float(np.abs(found - wanted).max() / np.maximum(1.0, np.abs(wanted).max()))
 
 
 def _commonest(lengths: list[int]) -> int:

@@ -20,13 +20,13 @@ from headwaiter_export.errors import GraphRejectedError, SpecialisedShapeError
 from headwaiter_export.exporting import write_bundle
 from headwaiter_export.inspection import tensors_of
 from headwaiter_export.naming import name_outputs, unnamed
-from headwaiter_export.parity import certify
+from headwaiter_export.parity import certify, scaled_difference
 from headwaiter_export.progress import Progress, Silent
 from headwaiter_export.runtime import Graph
 from headwaiter_export.spec import GraphSpec
 from headwaiter_export.spec import Tensor as TensorSpec
 from headwaiter_export.tensors.manifest import MODEL_FILE, tensor_manifest, write_golden
-from headwaiter_export.tensors.rows import BATCHES, Arrays, batch_of, batch_remark, difference
+from headwaiter_export.tensors.rows import BATCHES, Arrays, batch_of, batch_remark
 from headwaiter_export.threads import one_thread
 from headwaiter_export.tracing import trace, write_model
 
@@ -152,7 +152,7 @@ class _Batch:
 def _measure(module: nn.Module, graph: Graph, batch: _Batch) -> bundle_pb2.ParityPoint:
     found = list(graph.run(batch.feeds).values())
     wanted = _answers(module, batch.feeds)
-    worst = max(difference(one, other) for one, other in zip(found, wanted, strict=True))
+    worst = max(scaled_difference(one, other) for one, other in zip(found, wanted, strict=True))
     return bundle_pb2.ParityPoint(batch=batch.size, max_abs_diff=worst)
 
 

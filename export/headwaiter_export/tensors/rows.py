@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from headwaiter_export.parity import scaled_difference
 from headwaiter_export.runtime import Graph
 
 Arrays = dict[str, NDArray[Any]]
@@ -18,16 +19,6 @@ BATCHES: Final = (1, 2, 3, 7, 16)
 def batch_of(example: Mapping[str, NDArray[Any]], size: int) -> Arrays:
     """As many rows as wanted, the example's over and over."""
     return {name: np.take(array, np.arange(size) % len(array), 0) for name, array in example.items()}
-
-
-def difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The largest difference, relative to the largest number where numbers exceed 1."""
-    if found.shape != wanted.shape:
-        return float("inf")
-    if not found.size or np.array_equal(found, wanted):
-        return 0.0
-    one, other = found.astype(np.float64), wanted.astype(np.float64)
-    return float(np.abs(one - other).max() / np.maximum(1.0, np.abs(other).max()))
 
 
 def batch_remark(graph: Graph, example: Mapping[str, NDArray[Any]], tolerance: float) -> str:
@@ -42,7 +33,9 @@ def batch_remark(graph: Graph, example: Mapping[str, NDArray[Any]], tolerance: f
     together = batch_of(example, 3)
     answers = graph.run(together)
     apart = [graph.run({name: array[row : row + 1] for name, array in together.items()}) for row in range(3)]
-    worst = max(difference(answers[name][row : row + 1], apart[row][name]) for name in answers for row in range(3))
+    worst = max(
+        scaled_difference(answers[name][row : row + 1], apart[row][name]) for name in answers for row in range(3)
+    )
     if worst <= tolerance:
         return f"a row is answered the same alone and in a batch: within {worst:.2g}"
     return f"a row's answer depends on its batch: by {worst:.2g} in a batch of 3, so it should be served one at a time"

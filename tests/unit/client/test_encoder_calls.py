@@ -267,18 +267,17 @@ async def test_a_missing_answer_is_noticed(serve: Callable[..., ScriptedServer])
 
 async def test_a_stream_has_no_deadline_of_its_own(serve: Callable[..., ScriptedServer]) -> None:
     """A stream lasts as long as its input, unless it is given a deadline."""
-    held = threading.Event()
 
     def script(raw: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(held.set)
-        held.wait()
+        ended = threading.Event()  # one for each call: an earlier call may end here after a later one began
+        if context.add_callback(ended.set):
+            ended.wait()
         yield from ()
 
     server = serve(streams={"EmbedStream": script})
     with Client(server.target) as client, pytest.raises(DeadlineExceededError):
         list(client.embed_stream(["a"], timeout_seconds=0.05))
     async with AsyncClient(server.target) as client_too:
-        held.clear()
         with pytest.raises(DeadlineExceededError):
             [each async for each in client_too.embed_stream(["a"], timeout_seconds=0.05)]
         with pytest.raises(ValueError, match="timeout_seconds"):
