@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 from headwaiter_server.batching.lane import EncoderLane, LoneRuns
 from headwaiter_server.batching.task import RunFacts
@@ -75,7 +76,7 @@ class Wiring:
             settings,
             metrics,
             MemoryPlan(limit),
-            OnnxGraph.load,
+            partial(OnnxGraph.load, alone=True),
             RUNTIME_VERSION,
             Calibrator(dispatcher.workers),
             available_cpus(),

@@ -26,7 +26,7 @@ _TEXT_TOKENS = 16
 _PADDED_ROWS = (1, 4, 16)
 _PADDED_LENGTHS = (8, 32, 128, 512)
 _MOST_PADDED_TOKENS = 1024
-_LONE_TOKENS = (16, 64, 128, 256, 512)
+_LONE_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 
 # Of the runs, waiting for each other excluded; the whole takes little more.
 _SECONDS = 3.0

@@ -61,7 +61,8 @@ class Planner:
         settings: The settings.
         metrics: Where plans are shown.
         memory: Where the models are counted in.
-        open_graph: Opens a graph, by its name and bytes, with so many threads.
+        open_graph: Opens a graph for runs that have the server to themselves, by its name and bytes, with so many
+            threads.
         runtime_version: Of onnxruntime.
         calibrator: Measures models.
         cpus: Processors that there are.

@@ -107,7 +107,7 @@ def test_disturbed_runs_do_not_count() -> None:
 def test_lone_runs_use_all_threads_where_that_is_faster() -> None:
     """From the size on from which it is, and for no other; a machine with one processor is not even asked."""
     twice_as_fast = calibrate(packed(), packed(factor=0.5))
-    assert twice_as_fast.lone_tokens == 16
+    assert twice_as_fast.lone_tokens == 8
     later = calibrate(packed(), CostlyEncoder(ThreadClock(), lambda lengths: 0.02 + TRUE.seconds(sum(lengths)) / 2))
     assert later.lone_tokens == 256
     assert calibrate(packed(), packed(factor=0.98)).lone_tokens is None
@@ -159,5 +159,5 @@ def test_plan_is_shown_as_a_table() -> None:
     row = next(line.split() for line in lines if line.split()[:3] == ["8", "16", "128"])
     assert float(row[3]) == pytest.approx(TRUE.seconds(128) * 1e3, abs=0.02)
     assert row[3] == row[4]
-    assert "from 16 tokens on" in describe("minilm", plan)
+    assert "from 8 tokens on" in describe("minilm", plan)
     assert "\n" not in describe("minilm", guess(packed(), 1)).split("a pair of tokens")[1]

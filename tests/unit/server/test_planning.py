@@ -147,7 +147,7 @@ def test_fresh_measures_and_remembers_and_off_does_neither(models: Path) -> None
 def test_one_processor_changes_the_plan(models: Path) -> None:
     """With a quota of one processor there are no threads to add: a lone run is as any other."""
     two, lone_of_two = Bench(models, cpus=2).plan()
-    assert two.lone_tokens == 16
+    assert two.lone_tokens == 8
     assert lone_of_two is not None
     single = Bench(models, cpus=1)
     one, lone_of_one = single.plan()
@@ -161,7 +161,7 @@ def test_lone_model_is_opened_when_the_plan_is_remembered(models: Path) -> None:
     Bench(models).plan()
     again = Bench(models)
     plan, lone = again.plan()
-    assert plan.lone_tokens == 16
+    assert plan.lone_tokens == 8
     assert lone is not None
     assert again.opened == [2]
 
