@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from headwaiter_proto.v1 import bundle_pb2
 
+from headwaiter_server.allocator import hold_no_freed_memory
 from headwaiter_server.batching.lane import EncoderLane
 from headwaiter_server.config import AUTO, ServerSettings, split_address
 from headwaiter_server.errors import BundleError, ConfigError, DrainingError, HeadwaiterError
@@ -89,6 +90,7 @@ class Server:
             ConfigError: An address cannot be had.
         """
         sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+        hold_no_freed_memory()
         self.metrics.build(version("headwaiter"), RUNTIME_VERSION)
         self.metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", self._waiting)
         self.metrics.watch("headwaiter_running_texts", "Texts in running batches.", self._running)
