@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 
 from headwaiter_proto.v1 import bundle_pb2
 
+from headwaiter_export.encoders.files import refuse_adapter
 from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError, UnknownArchitectureError
 from headwaiter_export.progress import Progress
 from headwaiter_export.quantization.bounds import Wishes
@@ -78,12 +79,14 @@ def recipe_for(source: Path) -> Recipe:
     Raises:
         MissingCheckpointError: The folder, the file or the folder's config.json does not exist.
         CorruptCheckpointError: config.json is not a JSON object.
-        UnknownArchitectureError: There is no recipe for it.
+        UnknownArchitectureError: There is no recipe for it, or it is an adapter of another model.
     """
     if source.suffix == ONNX_SUFFIX and source.is_file():
         return _recipe(ONNX_FILES)
     if not source.is_dir():
         raise MissingCheckpointError(f"{source} is not a folder, and not a file that ends in {ONNX_SUFFIX}")
+    # Before config.json is asked for, which such a folder mostly lacks.
+    refuse_adapter(source)
     if (source / SENTENCE_MODULES_FILE).is_file():
         return _recipe(ENCODERS)
     path = source / CONFIG_FILE

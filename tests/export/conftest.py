@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
+
+if TYPE_CHECKING:
+    from headwaiter_export.quantization.corpus import Corpus
 
 SAMPLE_TEXTS = [a + b + c for a in ascii_lowercase for b in "aeiou" for c in ("n", "stle", "r", "lling")]
 
@@ -105,6 +110,30 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("models") / "tiny" / "1"
     export_checkpoint(checkpoint, target)
     return target
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that the command wrote, and how it ended."""
+
+    bundle: Path
+    ended: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The tiny Transformer once more, by the command in a process of its own; not to be changed."""
+    target = tmp_path_factory.mktemp("exported") / "tiny" / "1"
+    command = [sys.executable, "-m", "headwaiter_export.cli", str(checkpoint), "--out", str(target), "--json"]
+    return Exported(target, subprocess.run(command, capture_output=True, text=True, check=False))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """The texts that int8 variants are made and certified with."""
+    from headwaiter_export.quantization.corpus import default_corpus  # noqa: PLC0415 - as above
+
+    return default_corpus()
 
 
 ENCODER_WORDS = 96

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from headwaiter_export import ExportError, Options, errors
+from headwaiter_export.architectures import recipe_for
 from headwaiter_export.encoders.checkpoint import Checkpoint, read_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -75,6 +76,33 @@ def test_config_does_not_choose_the_weights(own_encoder: Path) -> None:
     """Transformers follows transformers_weights to files that nobody looked at."""
     _change(own_encoder / "config.json", transformers_weights="adapter_model.bin")
     assert "transformers_weights" in str(_refused(own_encoder))
+
+
+def test_adapter_is_not_passed_over(own_encoder: Path) -> None:
+    """A LoRA adapter beside the model that it changes is refused, before anything is loaded."""
+    _read(own_encoder)
+    (own_encoder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "adapter_config.json: the folder holds an adapter" in str(_refused(own_encoder))
+    with pytest.raises(errors.UnknownArchitectureError, match="holds an adapter"):
+        recipe_for(own_encoder)
+
+
+def test_adapter_of_a_part_is_not_passed_over(encoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The Transformer of a sentence-transformers folder may have one, too."""
+    shutil.copytree(encoder_folder("bert"), tmp_path / "0")
+    _change(tmp_path / "1" / "config.json", **POOLING)
+    _modules(tmp_path, (TRANSFORMER, "0"), (POOLED, "1"))
+    _read(tmp_path)
+    (tmp_path / "0" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "0/adapter_config.json: the folder holds an adapter" in str(_refused(tmp_path))
+
+
+def test_adapter_alone_is_named(tmp_path: Path) -> None:
+    """A folder as peft writes it has no config.json; the reason to refuse it is the adapter, and says what to do."""
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(errors.UnknownArchitectureError, match="merge_and_unload"):
+        recipe_for(tmp_path)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

@@ -17,6 +17,8 @@ from headwaiter_export.cli import command
 from headwaiter_export.terminal import Bars
 from rich.console import Console
 
+from .conftest import Exported
+
 pytestmark = pytest.mark.torch
 
 
@@ -74,15 +76,9 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(command, arguments).exit_code == 2
 
 
-def test_real_export_is_quiet_about_the_tools(checkpoint: Path, tmp_path: Path) -> None:
+def test_real_export_is_quiet_about_the_tools(exported: Exported) -> None:
     """A real export in its own process tells its stages and nothing that its tools say about themselves."""
-    out = tmp_path / "tiny" / "1"
-    done = subprocess.run(
-        [sys.executable, "-m", "headwaiter_export.cli", str(checkpoint), "--out", str(out), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = exported.ended
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
         "load",

@@ -11,11 +11,6 @@ from headwaiter_export.quantization.corpus import Corpus, corpus_of, default_cor
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return default_corpus()
-
-
 def test_halves_do_not_meet_and_lose_nothing() -> None:
     """Each text in exactly one half, repeated ones once."""
     texts = [f"text {number}" for number in range(500)] * 2

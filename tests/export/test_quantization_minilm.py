@@ -11,7 +11,7 @@ from headwaiter_export.bundle import read_manifest
 from headwaiter_export.encoders.layout import Layout, Tokens
 from headwaiter_export.quantization.bounds import Bounds, Wishes
 from headwaiter_export.quantization.certificate import batch_differences
-from headwaiter_export.quantization.corpus import default_corpus
+from headwaiter_export.quantization.corpus import Corpus
 from headwaiter_export.quantization.judge import Judge
 from headwaiter_export.quantization.products import find_sites
 from headwaiter_export.quantization.rewrite import Plan, rewritten
@@ -23,8 +23,11 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def bundle(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported with the default texts and bounds."""
+def bundle(request: pytest.FixtureRequest, minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported with the default texts and bounds: the one that `make` has exported for all tests, if there is one."""
+    given: Path | None = request.config.getoption("--encoders-dir")
+    if given is not None:
+        return given / "packed" / "minilm" / "1"
     target = tmp_path_factory.mktemp("models") / "minilm" / "1"
     export_checkpoint(minilm_folder, target, Options(int8=Wishes()))
     return target
@@ -42,7 +45,7 @@ def test_bounds_are_reached(bundle: Path) -> None:
     assert (bundle / "model.int8.onnx").stat().st_size < 0.7 * (bundle / "model.onnx").stat().st_size
 
 
-def test_rounding_would_tie_a_text_to_its_batch_mates(bundle: Path, tmp_path: Path) -> None:
+def test_rounding_would_tie_a_text_to_its_batch_mates(bundle: Path, corpus: Corpus, tmp_path: Path) -> None:
     """Without exact sums in attention the last bit of a sum, which depends on the batch, turns some roundings over."""
     model = onnx.load(bundle / "model.onnx")
     smaller = rewritten(model, {site: Plan() for site in find_sites(model)}, 8, exact_attention=False)
@@ -50,7 +53,7 @@ def test_rounding_would_tie_a_text_to_its_batch_mates(bundle: Path, tmp_path: Pa
     path.write_bytes(smaller.SerializeToString())
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     tokenizer.no_padding()
-    texts = [Tokens(each.ids, each.type_ids) for each in tokenizer.encode_batch(default_corpus().choosing[:200])]
+    texts = [Tokens(each.ids, each.type_ids) for each in tokenizer.encode_batch(corpus.choosing[:200])]
     judge = Judge(bundle_pb2.TASK_EMBED, Layout(bundle_pb2.GRAPH_KIND_PACKED, token_types=True, pad_id=0))
     worst = [
         max(point.max_abs_diff for point in batch_differences(judge, Graph(each), texts))

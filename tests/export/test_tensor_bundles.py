@@ -38,6 +38,11 @@ class _Centred(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
+class _Difference(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+
 class _Sum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(0)
@@ -112,6 +117,17 @@ def test_rows_that_are_alike_prove_nothing(tmp_path: Path) -> None:
     example = (torch.randn(1, 3),)
     manifest = export_module(_Centred(), example, tmp_path / "m" / "1", input_names=["x"], output_names=["y"])
     assert manifest.remarks[0].startswith("whether a row's answer depends on its batch is not known")
+
+
+def test_inputs_may_have_any_name(tmp_path: Path) -> None:
+    """Names that mean something to numpy's own functions are names like all others."""
+    names = ["file", "allow_pickle"]
+    example = (torch.randn(2, 3), torch.randn(2, 3))
+    manifest = export_module(_Difference(), example, tmp_path / "m" / "1", input_names=names, output_names=["args"])
+    assert [tensor.name for tensor in manifest.variants[0].graphs[0].inputs] == names
+    golden = _golden(tmp_path / "m" / "1")
+    assert sorted(golden) == ["allow_pickle", "args", "file"]
+    np.testing.assert_allclose(golden["args"], golden["file"] - golden["allow_pickle"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +262,18 @@ def test_axis_has_one_length_wherever_it_stands(tmp_path: Path) -> None:
     assert "cannot be put into one batch" in manifest.remarks[1]
     golden = _golden(tmp_path / "m" / "1")
     assert golden["x"].shape[1] == golden["z"].shape[0]
+
+
+@pytest.mark.parametrize("body", ["{ y = Log(x)\n z = Neg(x) }", "{ c = Reciprocal(x)\n y = Max(c, c)\n z = Neg(x) }"])
+def test_answers_that_are_no_numbers_are_remarked_on(tmp_path: Path, body: str) -> None:
+    """NaN or infinity in an answer is said, by the output's name, instead of a difference of nan."""
+    text = f'<ir_version: 10, opset_import: ["": 22]> g (float[n, 3] x) => (float[n, 3] y, float[n, 3] z) {body}'
+    if "Reciprocal" in body:
+        text = text.replace("float[n, 3] x", "int32[n, 3] i").replace("{", "{ x = Cast <to = 1> (i)\n", 1)
+    path = tmp_path / "log.onnx"
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    manifest = export_checkpoint(path, tmp_path / "m" / "1")
+    assert manifest.remarks[1].endswith("not known: the answers to the example hold NaN or infinity, in y")
 
 
 def _truncated(path: Path) -> None:

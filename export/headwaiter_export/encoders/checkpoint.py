@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from headwaiter_export.architectures import Options
 from headwaiter_export.bundle import TOKENIZER_FILE
 from headwaiter_export.encoders.answers import Answer
-from headwaiter_export.encoders.files import read_json, refuse_pickle
+from headwaiter_export.encoders.files import read_json, refuse_adapter, refuse_pickle
 from headwaiter_export.encoders.lengths import max_length, sentence_files
 from headwaiter_export.encoders.network import Network, load_network, read_config
 from headwaiter_export.encoders.sentence import Sentence, is_sentence_transformer, read_sentence
@@ -66,6 +66,7 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
     """
     sentence = read_sentence(source) if is_sentence_transformer(source) else None
     folder = source if sentence is None else sentence.transformer
+    refuse_adapter(folder)
     config = read_config(folder)
     refuse_pickle(folder)
     answer = resolve(options.task, config, sentence)

@@ -1,4 +1,4 @@
-"""Reading the files of a checkpoint folder, and refusing those that run code."""
+"""Reading the files of a checkpoint folder, and refusing those that run code or are half a model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError
+from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError, UnknownArchitectureError
 
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_ADAPTER: Final = "adapter_config.json"
 _PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -51,6 +52,22 @@ def refuse_pickle(folder: Path) -> None:
             " model.save_pretrained(FOLDER), which writes model.safetensors"
         )
     raise MissingCheckpointError(f"{folder / _WEIGHTS} does not exist")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that holds an adapter, such as LoRA's, whether or not the model it adapts lies beside it.
+
+    Without this the model beside it would be exported as if there were no adapter.
+
+    Raises:
+        UnknownArchitectureError: It holds one.
+    """
+    if (folder / _ADAPTER).exists():
+        raise UnknownArchitectureError(
+            f"{folder / _ADAPTER}: the folder holds an adapter (LoRA or its kin), which is not exported by itself."
+            " Merge it into its model first: load it with peft and write the whole with"
+            " model.merge_and_unload().save_pretrained(FOLDER)"
+        )
 
 
 def inside(folder: Path, name: str, stated_in: Path) -> Path:

@@ -32,6 +32,11 @@ def batch_remark(graph: Graph, example: Mapping[str, NDArray[Any]], tolerance: f
         return "whether a row's answer depends on its batch is not known: the example has no two different rows"
     together = batch_of(example, 3)
     answers = graph.run(together)
+    if spoiled := sorted(name for name, array in answers.items() if not np.isfinite(array).all()):
+        return (
+            "whether a row's answer depends on its batch is not known:"
+            f" the answers to the example hold NaN or infinity, in {', '.join(spoiled)}"
+        )
     apart = [graph.run({name: array[row : row + 1] for name, array in together.items()}) for row in range(3)]
     worst = max(
         scaled_difference(answers[name][row : row + 1], apart[row][name]) for name in answers for row in range(3)
