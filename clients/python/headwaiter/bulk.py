@@ -173,8 +173,8 @@ async def _chunks(stream: BinaryIO) -> AsyncGenerator[bytes, None]:
 
     def deliver() -> None:
         chunk: bytes | OSError = b"-"
-        # Once the loop is closed, nobody wants the rest.
-        with suppress(RuntimeError):
+        # Once the loop or the stream is closed (RuntimeError, ValueError), nobody wants the rest.
+        with suppress(RuntimeError, ValueError):
             while chunk and not isinstance(chunk, OSError):
                 room.acquire()
                 try:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections import deque
 from contextlib import ExitStack, aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,7 +17,7 @@ from headwaiter import bulk
 from headwaiter.async_client import AsyncClient
 from headwaiter.bulk import Answered, Text
 from headwaiter.cli_options import endpoint_options, model_options, truncate_option
-from headwaiter.errors import InvalidRequestError
+from headwaiter.errors import DeadlineExceededError, InvalidRequestError
 from headwaiter.vector_files import JsonLines, Npy, VectorFile
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
     from headwaiter.cli_options import Endpoint
-    from headwaiter.results import EmbedReply
+    from headwaiter.results import EmbedReply, StreamedReply
 
 
 @click.command()
@@ -72,12 +73,10 @@ def embed(
         target = sys.stdout.buffer if output == "-" else resources.enter_context(Path(output).open("wb"))
         vectors: VectorFile = Npy(target) if output.endswith(".npy") else JsonLines(target)
         advance = _progress(file, output, resources)
+        way = partial(_streamed, patience_seconds=endpoint.timeout_seconds) if stream else _called
 
         async def run() -> None:
-            async with (
-                endpoint.open(AsyncClient) as client,
-                aclosing((_streamed if stream else _called)(client, batches, arguments)) as answers,
-            ):
+            async with endpoint.open(AsyncClient) as client, aclosing(way(client, batches, arguments)) as answers:
                 async for answered in answers:
                     vectors.write(answered.texts, answered.reply)
                     advance(len(answered.texts))
@@ -133,20 +132,70 @@ def _called(
 
 
 async def _streamed(
-    client: AsyncClient, batches: AsyncIterator[list[Text]], arguments: dict[str, Any]
+    client: AsyncClient,
+    batches: AsyncIterator[list[Text]],
+    arguments: dict[str, Any],
+    *,
+    patience_seconds: float,
 ) -> AsyncGenerator[Answered[EmbedReply], None]:
     """The answers of one stream, up to the first error."""
     sent: deque[tuple[list[Text], tuple[str, ...]]] = deque()
+    patience = _Patience(patience_seconds)
 
     async def items() -> AsyncGenerator[tuple[str, ...], None]:
         async for batch in batches:
             texts = tuple(text.decoded() for text in batch)
             sent.append((batch, texts))
+            patience.begin()
             yield texts
 
     async with aclosing(client.embed_stream(items(), **arguments)) as replies:
-        async for each in replies:
+        while True:
+            try:
+                each = await patience.wait(replies, due=bool(sent))
+            except TimeoutError as error:
+                origin = sent[0][0][0].origin
+                raise DeadlineExceededError(f"{origin}: no answer within {patience_seconds:g} s") from error
+            if each is None:
+                return
             batch, texts = sent.popleft()
             with bulk.named_by_origin(batch):
                 reply = each.get()
             yield Answered(texts, reply)
+
+
+class _Patience:
+    """The longest wait for the next answer of a stream.
+
+    A deadline for the whole would end every file that is long enough, and one for each message those that queue up
+    behind others of the same stream. So the clock starts over with each answer, and rests while none is due: an input
+    that comes slowly is not the server's fault.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._limit: asyncio.Timeout | None = None
+
+    def begin(self) -> None:
+        """Says, from another task, that from now on an answer is due."""
+        if self._limit is not None and self._limit.when() is None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+    async def wait(self, replies: AsyncIterator[StreamedReply], *, due: bool) -> StreamedReply | None:
+        """Waits for the next answer.
+
+        Args:
+            replies: The stream.
+            due: Whether one is due already.
+
+        Returns:
+            The answer; None at the end of the stream.
+
+        Raises:
+            TimeoutError: It did not come in time.
+        """
+        try:
+            async with asyncio.timeout(self._seconds if due else None) as self._limit:
+                return await anext(replies, None)
+        finally:
+            self._limit = None

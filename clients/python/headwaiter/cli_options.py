@@ -40,7 +40,7 @@ _OPTIONS = (
         default=DEFAULT_TIMEOUT_SECONDS,
         show_default=True,
         metavar="SECONDS",
-        help="Deadline of each call.",
+        help="Deadline of each call; over a stream, the longest wait for the next answer.",
     ),
     click.option("--tls", is_flag=True, help="Speak TLS; the options for its files imply it."),
     click.option("--ca-file", type=_FILE, help="Authorities to trust (PEM)."),

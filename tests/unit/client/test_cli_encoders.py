@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
+from headwaiter import AsyncClient, bulk
+from headwaiter.cli_embed import _streamed
 from headwaiter_proto.v1 import inference_pb2
 from unit.client.scripted_server import bad_request, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from unit.client.scripted_server import ScriptedServer
@@ -114,6 +119,44 @@ def test_embed_refuses_other_lines(headwaiter: Run, target: str, tmp_path: Path,
     code, _, err = headwaiter("embed", str(source), "--target", target)
     assert code == 1
     assert words in err
+
+
+@pytest.mark.parametrize("way", ["--stream", "--calls"])
+def test_embed_gives_up_on_a_silent_server(headwaiter: Run, serve: Callable[..., ScriptedServer], way: str) -> None:
+    """With --timeout a server that takes texts and never answers ends the command, by stream and by calls."""
+
+    def never(raw: bytes | Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        gone.wait()
+        return b""
+
+    target = serve({"Embed": never}, streams={"EmbedStream": never}).target
+    code, out, err = headwaiter("embed", way, "--timeout", "0.2", "--target", target, stdin=b"a\nb\n")
+    assert (code, out) == (1, "")
+    assert err.startswith("headwaiter: line 1: no answer within 0.2 s" if way == "--stream" else "headwaiter: ")
+
+
+async def test_embed_waits_for_slow_input(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time in which no answer is due does not count against --timeout, however long it is."""
+    skipped_seconds, answered = [0.0], asyncio.Event()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: time.monotonic() + skipped_seconds[0])
+
+    async def batches() -> AsyncIterator[list[bulk.Text]]:
+        yield [bulk.Text("line 1", b"a")]
+        await answered.wait()
+        skipped_seconds[0] += 3600
+        # A timer that runs would go off in between.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        yield [bulk.Text("line 2", b"bc")]
+
+    texts = []
+    async with AsyncClient(target) as client:
+        async for each in _streamed(client, batches(), {}, patience_seconds=60):
+            texts.append(each.texts)
+            answered.set()
+    assert texts == [("a",), ("bc",)]
 
 
 def test_embed_options_reach_the_server(headwaiter: Run, serve: Callable[..., ScriptedServer]) -> None:
