@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from headwaiter_server.config import describe_settings
+from headwaiter_server.metrics.definitions import GROUPS, PROCESS, SECONDS, Definition
 
 DOCS = Path(__file__).parent
 
@@ -58,6 +59,84 @@ $ headwaiter-server --config headwaiter.toml --max-batch-rows 128
 ```
 """
 
+_METRICS_INTRO = """\
+# Metrics
+
+`GET /metrics` on the address of `--metrics-listen`, by default `http://127.0.0.1:8002/metrics`. Every name is below:
+those that begin with `headwaiter_`, and what the Python library tells of the process.
+
+## Scraping
+
+```yaml
+scrape_configs:
+  - job_name: headwaiter
+    scrape_interval: 5s
+    static_configs:
+      - targets: ["127.0.0.1:8002"]
+```
+
+- **Formats.** Prometheus's text format or, to who asks for `application/openmetrics-text` in `Accept`, OpenMetrics
+  1.0, which has the exemplars and the units. Compressed with gzip to who accepts that. Prometheus asks for both by
+  itself.
+- **Cost.** One rendering serves everybody who asks within 250 ms, in one format; it is made on a thread of its own,
+  and the event loop that serves calls has no part in it. An answer may be that old: the header
+  `Headwaiter-Age-Seconds` says how old.
+- **Bounds.** A connection carries one request of at most 16 KiB, has 5 seconds to send it and 30 seconds in all;
+  beyond 64 connections the oldest is cut.
+- **From the start.** The port opens before the models are loaded. Every method, and of every loaded model every
+  counter, is there with 0 before it counts, so that `rate()` and `increase()` see the first one. Series of
+  histograms, and of status codes, begin with the first observation.
+
+## Exemplars
+
+With tracing on, the buckets of `headwaiter_request_duration_seconds`, `headwaiter_queue_duration_seconds` and
+`headwaiter_inference_duration_seconds` each name the last call that fell into them and was part of a sampled trace,
+by its `trace_id`. Prometheus keeps them when it is started with `--enable-feature=exemplar-storage`; Grafana then
+leads from a slow bucket to the trace.
+
+## The objective
+
+`--slo-seconds` (0.1 by default) is the time within which calls should be answered. It is a bound of the buckets of
+every duration, so that the part of the calls that were answered in time is counted, not estimated:
+
+```promql
+sum(rate(headwaiter_request_duration_seconds_bucket{le="0.1"}[5m]))
+  / sum(rate(headwaiter_request_duration_seconds_count[5m]))
+```
+
+`headwaiter_slo_seconds` tells dashboards and alerts which bound that is. All durations have the same buckets, in
+seconds: {bounds}.
+
+## Cardinality
+
+Labels have few values, whatever callers send. `method` is a method of the services, `package.Service/Method`; calls
+of any other are answered by gRPC itself and leave no series. `model` is a model that is loaded, or `_other` where it
+is not known: for a made-up name, and for calls that were refused before they were read. `version` is then empty.
+`code` is the name of one of gRPC's 17 status codes. A histogram of durations has {series} series for each model, that
+of calls for each of its methods, too.
+
+## Reading them together
+
+- A call's time is `request` = reading and admission + `tokenize` + `queue` + `inference` + writing the answer. With
+  several texts in a call, queue and inference are the longest of each.
+- `headwaiter_saturation_ratio` at 1 means that there is always a run for every worker. More callers then only wait
+  longer. `rate(headwaiter_worker_busy_seconds_total[5m]) / headwaiter_workers` is the same over another time.
+- Padding is `headwaiter_padding_tokens_total / headwaiter_computed_tokens_total`, by `rate()`: 0 for packed models.
+- Wasted work is `headwaiter_wasted_cpu_seconds_total / headwaiter_cpu_seconds_total`, by `rate()`. The wasted part is
+  known when the call ends, which may be a little after its runs were counted.
+- A high `headwaiter_event_loop_lag_seconds` with workers that are not saturated means that calls are many and small:
+  the one thread that reads, tokenizes and answers is full, not the workers.
+- Calls in flight are `headwaiter_requests_started_total` less `headwaiter_requests_total`, by method: it comes back
+  to 0 whatever becomes of the calls.
+
+## Memory
+
+`process_resident_memory_bytes` is what counts against a container's limit; `headwaiter_model_memory_bytes` is by how
+much it grew while a model was loaded, calibration runs included. What onnxruntime's arenas and the C library hold but
+do not use is not told apart: onnxruntime has no statistics of its arenas for Python, and those of glibc (`mallinfo2`)
+hold up every thread that allocates while they walk the free blocks, 18 ms for a hundred thousand of them.
+"""
+
 
 def configuration() -> str:
     """The page on the server's settings."""
@@ -70,8 +149,29 @@ def configuration() -> str:
     return "\n".join(sections)
 
 
+def metrics() -> str:
+    """The page on the server's metrics."""
+    bounds = [f"{bound:g}" for bound in SECONDS]
+    intro = _METRICS_INTRO.replace("{bounds}", ", ".join(bounds))
+    # One more bucket without a bound, the sum and the count.
+    intro = intro.replace("{series}", str(len(bounds) + 3))
+    headings = ("Name", "Type", "Labels", "Unit", "Meaning")
+    groups = {**GROUPS, "The process": PROCESS}
+    sections = [f"### {name}\n\n{_table(headings, map(_metric_row, group))}" for name, group in groups.items()]
+    return "\n".join([intro, "## All of them\n", *sections])
+
+
+def _metric_row(definition: Definition) -> tuple[str, str, str, str, str]:
+    labels = [
+        f"`{label}` ({', '.join(definition.values[label])})" if label in definition.values else f"`{label}`"
+        for label in definition.labels
+    ]
+    return f"`{definition.name}`", definition.kind, ", ".join(labels), definition.unit, definition.text
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
+    "metrics.md": metrics,
 }
 
 
@@ -100,7 +200,7 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headings, tuple("---" for _ in headings), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -14,13 +15,17 @@ from importlib.metadata import version
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_server.allocator import hold_no_freed_memory
-from headwaiter_server.batching.lane import EncoderLane
 from headwaiter_server.config import AUTO, ServerSettings, split_address
 from headwaiter_server.errors import BundleError, ConfigError, DrainingError, HeadwaiterError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
+from headwaiter_server.lifecycle.memory import resident_bytes
 from headwaiter_server.lifecycle.repository import find_bundles
 from headwaiter_server.log import get_logger
-from headwaiter_server.metrics import Metrics, MetricsEndpoint
+from headwaiter_server.metrics import Metrics, MetricsEndpoint, definitions, endpoint, site
+from headwaiter_server.metrics.loop_lag import LoopLag
+from headwaiter_server.metrics.rendering import Renderer
+from headwaiter_server.metrics.sampling import Sampler
+from headwaiter_server.metrics.situation import Situation
 from headwaiter_server.model.onnx import RUNTIME_VERSION
 from headwaiter_server.pipeline import Pipeline
 from headwaiter_server.rpc.edge import Edge
@@ -29,7 +34,8 @@ from headwaiter_server.rpc.server import WHOLE_SERVER, GrpcServer
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission
 from headwaiter_server.scheduling.dispatcher import Dispatcher
 from headwaiter_server.scheduling.forecast import Forecast
-from headwaiter_server.wiring import Wiring
+from headwaiter_server.tracing import open_tracing
+from headwaiter_server.wiring import Wiring, model_facts, watch
 
 _log = get_logger(__name__)
 
@@ -40,6 +46,8 @@ _SWITCH_INTERVAL_SECONDS = 0.0005
 _LAST_ANSWERS_SECONDS = 1.0
 # After everybody was answered, what a run under way may take to end.
 _LAST_RUNS_SECONDS = 5.0
+# Then, what the collector of traces may take for the last of them.
+_LAST_SPANS_SECONDS = 2.0
 
 
 class Server:
@@ -48,23 +56,29 @@ class Server:
     def __init__(
         self, settings: ServerSettings, stop: asyncio.Event, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Put the parts together. Needs a running event loop, starts nothing.
+        """Put the parts together. Needs a running event loop, starts nothing but the thread that sends traces.
 
         Args:
             settings: The settings.
             stop: Set by whoever wants the server to end; it sets it itself when its scheduler has crashed.
             clock: The scheduler's clock.
+
+        Raises:
+            ConfigError: Traces are wanted, and cannot be made.
         """
         self._settings = settings
         self._stop = stop
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.slo_seconds)
         self.admission = Admission(settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts)
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
         bound = settings.max_queue_seconds
         self.forecast = Forecast(settings.effective_workers, None if bound == AUTO else bound)
         self._catalog = Catalog()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._edge = Edge(self.admission, self.metrics, clock)
+        self._tracing = open_tracing(
+            settings.otlp_endpoint, settings.trace_sample_ratio, version("headwaiter"), self.dispatcher.clock
+        )
+        self._edge = Edge(self.admission, self.metrics, clock, self._tracing)
         service = InferenceService(Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts))
         self._grpc = GrpcServer(
             [service.handlers(self._edge)],
@@ -72,6 +86,9 @@ class Server:
             max_message_bytes=settings.max_message_bytes,
             max_streams=settings.max_streams,
         )
+        self._loop_lag = LoopLag()
+        self._sampler = Sampler(self.metrics, clock)
+        self._run, self._started = secrets.token_hex(8), time.time()
         self._metrics_endpoint: MetricsEndpoint | None = None
         self.crashed = False
         self.grpc_addresses: list[str] = []
@@ -92,16 +109,10 @@ class Server:
         sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
         hold_no_freed_memory()
         self.metrics.build(version("headwaiter"), RUNTIME_VERSION)
-        self.metrics.watch("headwaiter_queue_depth", "Texts that wait for their first run.", self._waiting)
-        self.metrics.watch("headwaiter_running_texts", "Texts in running batches.", self._running)
-        self.metrics.watch(
-            "headwaiter_predicted_wait_seconds", "Wait of a text that comes now after all others.", self._predicted_wait
-        )
-        self.metrics.watch(
-            "headwaiter_cost_correction_ratio",
-            "What runs take, as a multiple of what they were calibrated to.",
-            self._drift,
-        )
+        watch(self.metrics, self._catalog, self.admission, self.dispatcher, self.forecast)
+        self.metrics.watch(definitions.EVENT_LOOP_LAG_SECONDS, self._loop_lag.seconds)
+        self._loop_lag.start()
+        self._sampler.start()
         self._listen_for_metrics()
         # As many threads for tokenizing as there are processors to run them; the default counts the host's.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.dispatcher.workers))
@@ -123,6 +134,7 @@ class Server:
         await self._grpc.leave()
         await asyncio.sleep(settings.lame_duck_seconds)
         self.admission.close()
+        self.dispatcher.end_holds()
         self._edge.leave()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.admission.drained(), settings.drain_seconds)
@@ -134,8 +146,9 @@ class Server:
             self.dispatcher.fail_all(DrainingError("the server has shut down", RETRY_SECONDS))
         await self._grpc.stop(_LAST_ANSWERS_SECONDS)
         ended = await self.dispatcher.close(_LAST_RUNS_SECONDS)
-        if self._metrics_endpoint is not None:
-            self._metrics_endpoint.close()
+        if self._tracing is not None:
+            await self._tracing.close(_LAST_SPANS_SECONDS)
+        self._close_metrics()
         if not ended:
             # Nobody waits for it, and Python would wait for its thread for ever.
             _log.error("run_never_ended", seconds=_LAST_RUNS_SECONDS)
@@ -145,13 +158,14 @@ class Server:
 
     async def _load_models(self) -> None:
         settings = self._settings
-        loader = Wiring(settings, self.dispatcher, self.forecast, self.metrics).loader()
+        loader = Wiring(settings, self.dispatcher, self.forecast, self.metrics, self._tracing).loader()
         locations = find_bundles(settings.models)
         if unknown := sorted(settings.variant.keys() - {location.name for location in locations}):
             raise ConfigError(f"--variant names no model of {settings.models}: {', '.join(unknown)}")
         for location in locations:
             if self._stop.is_set():
                 return
+            began, resident_before = time.monotonic(), resident_bytes()
             try:
                 # On a thread, so that a signal is noticed meanwhile.
                 model = await asyncio.to_thread(loader.load, location, settings.variant.get(location.name, "fp32"))
@@ -168,6 +182,12 @@ class Server:
                 bundle_pb2.Task.Name(model.manifest.task).removeprefix("TASK_").lower(),
                 model.manifest.architecture,
             )
+            self.metrics.model_cost(
+                model.name,
+                str(model.version),
+                load_seconds=time.monotonic() - began,
+                memory_bytes=max(0, resident_bytes() - resident_before),
+            )
 
         if not self.models:
             raise BundleError(f"no model of {settings.models} could be loaded")
@@ -175,13 +195,37 @@ class Server:
     def _listen_for_metrics(self) -> None:
         host, port = split_address(self._settings.metrics_listen)
         try:
-            self._metrics_endpoint = self.metrics.serve(host, port)
+            self._metrics_endpoint = endpoint.serve(
+                host,
+                port,
+                {"/metrics": Renderer(self.metrics.registry), **site.routes(self._sampler, self._situation)},
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {self._settings.metrics_listen}: {error.strerror}; --metrics-listen chooses another"
             ) from error
         shown = f"[{host}]" if ":" in host else host
         self.metrics_address = f"{shown}:{self._metrics_endpoint.port}"
+
+    def _close_metrics(self) -> None:
+        self._loop_lag.stop()
+        self._sampler.stop()
+        if self._metrics_endpoint is not None:
+            self._metrics_endpoint.close()
+
+    def _situation(self) -> Situation:
+        """What the live page is told; called on other threads."""
+        serving = "ready" if self.grpc_addresses else "loading"
+        return Situation(
+            run=self._run,
+            started=self._started,
+            version=version("headwaiter"),
+            state="draining" if self._stop.is_set() else serving,
+            workers=self.dispatcher.workers,
+            slo_seconds=self.metrics.slo_seconds,
+            targets=self.grpc_addresses,
+            models=model_facts(self.models),
+        )
 
     def _on_crash(self) -> None:
         """The scheduler has a bug and has stopped: let nobody route calls here, and end."""
@@ -190,24 +234,6 @@ class Server:
         task = asyncio.get_running_loop().create_task(self._grpc.leave())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _predicted_wait(self) -> dict[str, float]:
-        wait_seconds = self.forecast.wait_seconds(self.dispatcher.clock())
-        return dict.fromkeys(self._drift(), wait_seconds)
-
-    def _drift(self) -> dict[str, float]:
-        lanes = {model.name: model.lane for model in self.models}
-        return {
-            name: lane.forecast.drift
-            for name, lane in lanes.items()
-            if isinstance(lane, EncoderLane) and lane.forecast is not None
-        }
-
-    def _waiting(self) -> dict[str, float]:
-        return {model.name: float(model.lane.waiting) for model in self.models}
-
-    def _running(self) -> dict[str, float]:
-        return {model.name: float(model.lane.running) for model in self.models}
 
 
 async def serve(settings: ServerSettings, stop: asyncio.Event, announce: Callable[[Server], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "server" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 BIN = Path(sys.executable).parent
+SERVICES = ("grafana", "load", "prometheus", "server")
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +33,27 @@ def final(stages: list[Stage]) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def service() -> dict[str, Any]:
+def load(stages: list[Stage]) -> Stage:
+    """The load tester's final stage."""
+    return next(stage for stage in stages if stage.name == "load")
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
-    service: dict[str, Any] = loaded["services"]["server"]
-    return service
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def services(composed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    services: dict[str, dict[str, Any]] = composed["services"]
+    assert sorted(services) == list(SERVICES)
+    return services
+
+
+@pytest.fixture(scope="module")
+def service(services: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return services["server"]
 
 
 def test_dockerfile_passes_hadolint() -> None:
@@ -54,26 +73,36 @@ def test_compose_file_follows_its_schema(tmp_path: Path) -> None:
     assert subprocess.run([*check, str(wrong)], check=False, capture_output=True).returncode == 1
 
 
-def test_image_does_not_run_as_root(final: Stage) -> None:
+def test_images_do_not_run_as_root(final: Stage, load: Stage) -> None:
     """User and group are numbers, so that an orchestrator can see that they are not root's."""
-    assert final.user is not None
-    assert 0 not in final.user
+    for stage in (final, load):
+        assert stage.user is not None
+        assert 0 not in stage.user
 
 
-def test_final_stage_only_copies_the_environment(stages: list[Stage], final: Stage) -> None:
-    """Nothing of the build, neither compiler nor source nor pip, gets into the final image."""
-    assert [verb for verb, _ in final.steps if verb == "RUN"] == []
-    assert [text for verb, text in final.steps if verb == "COPY"] == ["--from=install /opt/headwaiter /opt/headwaiter"]
-    assert final.parent == stages[0].name
+def test_final_stages_only_copy_the_environment(stages: list[Stage], final: Stage, load: Stage) -> None:
+    """Nothing of the build, neither compiler nor source nor pip, gets into a final image."""
+    for stage, install in ((final, "install"), (load, "install-load")):
+        assert [verb for verb, _ in stage.steps if verb == "RUN"] == []
+        copies = [text for verb, text in stage.steps if verb == "COPY"]
+        assert copies == [f"--from={install} /opt/headwaiter /opt/headwaiter"]
+        assert stage.parent == stages[0].name
 
 
-def test_image_installs_the_server_extra_alone(stages: list[Stage]) -> None:
-    """The export extra, which is torch, is not in the image, and every installation is pinned."""
-    runs = [text for stage in stages for verb, text in stage.steps if verb == "RUN"]
-    installs = [part for text in runs for part in text.split("&&") if " install " in part]
-    assert sum("[server]" in part for part in installs) == 1
-    assert not [part for part in installs if "export" in part or "torch" in part]
-    assert [part for part in installs if "--constraint constraints.txt" not in part] == []
+def test_images_install_one_extra_each(stages: list[Stage]) -> None:
+    """The export extra, which is torch, is in no image, and every installation is pinned."""
+    installs = {
+        stage.name: [
+            part for verb, text in stage.steps if verb == "RUN" for part in text.split("&&") if " install " in part
+        ]
+        for stage in stages
+    }
+    every = [part for parts in installs.values() for part in parts]
+    for name, extra in (("install", "[server]"), ("install-load", "[load]")):
+        assert [extra in part for part in installs[name]] == [True]
+        assert sum(extra in part for part in every) == 1
+    assert not [part for part in every if "export" in part or "torch" in part]
+    assert [part for part in every if "--constraint constraints.txt" not in part] == []
 
 
 def test_image_sets_only_settings_that_exist(final: Stage) -> None:
@@ -89,12 +118,16 @@ def test_image_listens_where_it_exposes(final: Stage) -> None:
     assert final.environment["HEADWAITER_METRICS_LISTEN"] == f"0.0.0.0:{final.ports[1]}"
 
 
-def test_image_starts_and_checks_commands_that_exist(final: Stage) -> None:
-    """Entry point and health check are commands of this distribution."""
+def test_images_start_and_check_commands_that_exist(
+    final: Stage, load: Stage, services: dict[str, dict[str, Any]]
+) -> None:
+    """Entry points and health checks are commands of this distribution."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert final.entrypoint == ["headwaiter-server"]
     assert final.healthcheck == ["headwaiter", "health"]
-    assert {final.entrypoint[0], final.healthcheck[0]} <= set(scripts)
+    assert load.entrypoint == ["headwaiter-load"]
+    checked = services["load"]["healthcheck"]["test"][1]
+    assert {final.entrypoint[0], final.healthcheck[0], load.entrypoint[0], checked} <= set(scripts)
 
 
 def test_build_context_holds_what_is_copied_and_nothing_else(stages: list[Stage]) -> None:
@@ -108,16 +141,87 @@ def test_build_context_holds_what_is_copied_and_nothing_else(stages: list[Stage]
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_service_is_confined(service: dict[str, Any]) -> None:
-    """The service has a read-only root, no capabilities, no way to new privileges, and limits."""
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_is_confined(name: str, services: dict[str, dict[str, Any]]) -> None:
+    """Each has a read-only root, no capabilities, no way to new privileges, limits, and a check of its health."""
+    service = services[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert "cap_add" not in service
-    assert "privileged" not in service
+    assert not {"cap_add", "privileged", "network_mode", "pid", "ipc", "devices"} & set(service)
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"cpus", "mem_limit", "pids_limit"} <= set(service)
-    assert [mount for mount in service["volumes"] if not mount["read_only"]] == []
+    assert service["memswap_limit"] == service["mem_limit"]
     assert [mount.split(":")[0] for mount in service["tmpfs"]] == ["/tmp"]  # noqa: S108
+    assert {"test", "interval", "timeout", "retries", "start_period"} <= set(service["healthcheck"])
+    assert service["healthcheck"]["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_does_not_run_as_root(
+    name: str, services: dict[str, dict[str, Any]], final: Stage, load: Stage
+) -> None:
+    """The user is a number that is not root's, of the compose file or of the image that is built here."""
+    built = {"server": final.user, "load": load.user}.get(name)
+    user = services[name].get("user") or ":".join(map(str, built or ()))
+    assert int(user.split(":")[0]) > 0
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_writes_to_its_volumes_only(
+    name: str, services: dict[str, dict[str, Any]], composed: dict[str, Any]
+) -> None:
+    """What is mounted from the checkout exists and is read-only, but for reports; what is kept has a named volume."""
+    mounts = services[name]["volumes"]
+    for mount in mounts:
+        if mount["type"] == "volume":
+            assert mount["source"] in composed["volumes"]
+            continue
+        assert mount["bind"] == {"create_host_path": False}
+        if mount["target"] == "/reports":
+            continue
+        assert mount["read_only"] is True
+        # `models/` is made by `make up`.
+        assert mount["source"] == "./models" or (ROOT / mount["source"]).exists()
+    kept = {mount["source"] for mount in mounts if mount["type"] == "volume"}
+    assert kept == {"prometheus": {"prometheus-data"}, "grafana": {"grafana-data"}}.get(name, set())
+
+
+def test_images_of_others_are_pinned(services: dict[str, dict[str, Any]]) -> None:
+    """Every image that is not built here has a tag with a whole version."""
+    images = [service["image"] for service in services.values() if "build" not in service]
+    assert len(images) == 2
+    assert [image for image in images if not re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", image)] == []
+
+
+def test_only_this_machine_reaches_the_ports(services: dict[str, dict[str, Any]]) -> None:
+    """Every port is published to loopback alone, and no two share one."""
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert sorted(port.split(":")[1] for port in published) == ["3000", "8001", "8002", "9090"]
+
+
+def test_services_meet_on_a_network_without_a_way_out(
+    services: dict[str, dict[str, Any]], composed: dict[str, Any]
+) -> None:
+    """All are on the internal network; only those that publish a port, which needs one, are on another."""
+    assert composed["networks"]["inside"] == {"internal": True}
+    for service in services.values():
+        assert service["networks"] == (["inside", "published"] if "ports" in service else ["inside"])
+
+
+def test_load_generator_starts_only_when_it_is_asked_for(services: dict[str, dict[str, Any]]) -> None:
+    """It is in a profile of its own, is not started again when it has ended, and waits for a server that is well."""
+    profiles = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+    assert profiles == {"load": ["load"]}
+    assert services["load"]["restart"] == "no"
+    assert services["load"]["depends_on"] == {"server": {"condition": "service_healthy"}}
+    assert services["load"]["build"] == {"context": ".", "dockerfile": "server/Dockerfile", "target": "load"}
+
+
+def test_password_is_nowhere_in_the_compose_file(services: dict[str, dict[str, Any]]) -> None:
+    """Grafana's administrator gets a password from outside, and without one nothing starts."""
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_ADMIN_PASSWORD:?")
+    assert services["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
 
 
 def test_service_agrees_with_the_image(service: dict[str, Any], final: Stage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,11 @@ def test_every_invariant_names_tests_that_exist() -> None:
         files = re.findall(r"`([^`]+)`", tests)
         assert files, number
         assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_generated_pages_are_fresh() -> None:
+    """The pages on settings and metrics say what the code says."""
+    subprocess.run([sys.executable, ROOT / "docs" / "build_reference.py", "--check"], check=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -7,7 +7,22 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = {"bench", "clean", "demo", "docs", "help", "lint", "mutants", "proto", "serve", "setup", "test"}
+VERBS = {
+    "bench",
+    "clean",
+    "demo",
+    "docs",
+    "down",
+    "help",
+    "lint",
+    "load",
+    "mutants",
+    "proto",
+    "serve",
+    "setup",
+    "test",
+    "up",
+}
 
 
 def test_make_alone_lists_the_verbs() -> None:

@@ -13,7 +13,7 @@ import pytest
 from deploy.wheel import build_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"headwaiter", "headwaiter_export", "headwaiter_proto", "headwaiter_server"}
+PACKAGES = {"headwaiter", "headwaiter_export", "headwaiter_load", "headwaiter_proto", "headwaiter_server"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,18 @@ def test_holds_every_module_of_the_tree(names: list[PurePosixPath]) -> None:
     folders = [ROOT / folder for folder in pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
     modules = {str(path.relative_to(folder.parent)) for folder in folders for path in folder.rglob("*.py")}
     assert modules == {str(name) for name in names if name.suffix == ".py"}
+
+
+def test_holds_the_live_page(names: list[PurePosixPath]) -> None:
+    """Every file of the page that the server shows is there, with what was taken from elsewhere and its licence."""
+    server = ROOT / "server"
+    page = {
+        str(path.relative_to(server))
+        for path in (server / "headwaiter_server/metrics/page").rglob("*")
+        if path.is_file()
+    }
+    assert {PurePosixPath(path).name for path in page} >= {"index.html", "page.js", "uPlot.iife.min.js", "LICENSE"}
+    assert page <= {str(name) for name in names}
 
 
 def test_every_package_is_typed(names: list[PurePosixPath]) -> None:

@@ -7,13 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from urllib.request import urlopen
+from http import HTTPStatus
+from http.client import HTTPConnection
+
+from headwaiter_server.metrics.rendering import AGE_HEADER
 
 COMMAND = [sys.executable, "-m", "headwaiter_server"]
-FREE_PORTS = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+FREE_PORT = ["--listen", "127.0.0.1:0"]
+FREE_PORTS = [*FREE_PORT, "--metrics-listen", "127.0.0.1:0"]
 _READY = re.compile(r"^ready grpc=(?P<grpc>\S+) metrics=(?P<metrics>\S+) models=(?P<models>\S*)$")
 _STOP_SECONDS = 40
 
@@ -29,10 +34,24 @@ class ServerProcess:
 
     def scrape(self) -> dict[str, float]:
         """The metrics, by their name with labels as they stand in the text."""
-        with urlopen(f"http://{self.metrics}/metrics", timeout=10) as response:
-            text = response.read().decode()
+        text = self.scrape_text()
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def scrape_text(self, accept: str = "text/plain") -> str:
+        """The metrics as they are now: an answer that was rendered before this was called is not taken."""
+        called = time.monotonic()
+        while True:
+            began = time.monotonic()
+            connection = HTTPConnection(self.metrics, timeout=10)
+            with closing(connection):
+                connection.request("GET", "/metrics", headers={"Accept": accept})
+                response = connection.getresponse()
+                assert response.status == HTTPStatus.OK
+                text, age_seconds = response.read().decode(), float(response.headers[AGE_HEADER])
+            if age_seconds <= began - called:
+                return text
+            time.sleep(0.01)
 
     def terminate(self) -> int:
         """SIGTERM; the exit code."""
@@ -53,10 +72,13 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def running_server(*arguments: str) -> Iterator[ServerProcess]:
-    """A server on free ports; killed in the end if the test has not ended it."""
+def running_server(*arguments: str, metrics: str = "127.0.0.1:0") -> Iterator[ServerProcess]:
+    """A server on a free port, and another free one or `metrics`; killed in the end if the test has not ended it."""
     with subprocess.Popen(
-        [*COMMAND, *FREE_PORTS, *arguments], env=environment(), stdout=subprocess.PIPE, text=True
+        [*COMMAND, *FREE_PORT, "--metrics-listen", metrics, *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None

@@ -64,9 +64,10 @@ def _call_for_ever(generate: grpc.UnaryUnaryMultiCallable[bytes, bytes]) -> None
 
 def test_calls_after_the_lame_duck_time_are_refused_as_retryable(models_dir: Path) -> None:
     """Once the lame-duck time is over, a call is refused with UNAVAILABLE and a hint, while those held are finished."""
-    many_words = inference_pb2.GenerateRequest(texts=["abcdefgh" * 5] * 500).SerializeToString()
+    many_words = inference_pb2.GenerateRequest(texts=["abcdefgh" * 5] * 150).SerializeToString()
     with (
-        running_server("--models", str(models_dir), "--lame-duck-seconds", "0.2") as server,
+        # However busy the machine is, what is held is finished in that time.
+        running_server("--models", str(models_dir), "--lame-duck-seconds", "0.2", "--drain-seconds", "60") as server,
         grpc.insecure_channel(server.grpc) as channel,
     ):
         generate: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(GENERATE)
@@ -79,7 +80,7 @@ def test_calls_after_the_lame_duck_time_are_refused_as_retryable(models_dir: Pat
         assert refused.value.details() == "the server is shutting down"
         assert trailers(refused.value)["grpc-retry-pushback-ms"] == "100"
         for call in held:
-            assert len(inference_pb2.GenerateResponse.FromString(call.result()).generations) == 500
+            assert len(inference_pb2.GenerateResponse.FromString(call.result()).generations) == 150
         assert server.process.wait(30) == 0
 
 

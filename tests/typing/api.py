@@ -55,7 +55,7 @@ def blocking() -> None:
         assert_type(reply.generations[0].token_ids, tuple[int, ...])
         assert_type(reply.generations[0].finish_reason, FinishReason)
         assert_type(reply.timings.queue_seconds, float)
-        assert_type(client.generate("a").version, int)
+        assert_type(client.generate("a", metadata={"headwaiter-priority": "1"}).version, int)
         assert_type(client.models(), tuple[ModelInfo, ...])
         assert_type(client.model("m").limits.max_source_tokens, int)
         assert_type(client.model().task, Task)
@@ -84,6 +84,7 @@ def encoders(client: Client) -> None:
     assert_type(client.rerank("a", ["b"]).ranking, tuple[RankedText, ...])
     assert_type(client.tokenize("a"), TokenizeReply)
     assert_type(client.tokenize("a").tokenizations, tuple[Tokenization, ...])
+    assert_type(client.tokenize("a").timings.tokenize_seconds, float)
     assert_type(Vectors(b"", 3)[0], memoryview)
     client.embed_stream([7])  # type: ignore[list-item]
 

@@ -18,7 +18,7 @@ from headwaiter.status import error_from_rpc
 from headwaiter.streaming import MESSAGES_IN_FLIGHT, InOrder, each
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -57,10 +57,11 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         version: int = 0,
         max_new_tokens: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> GenerateReply:
         """Generates a text for each input text; `Client.generate` describes the arguments."""
         request = codec.generate_request(texts, model=model, version=version, max_new_tokens=max_new_tokens)
-        return await self._call(methods.GENERATE, request, timeout_seconds)
+        return await self._call(methods.GENERATE, request, timeout_seconds, metadata)
 
     async def embed(
         self,
@@ -73,6 +74,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         dimensions: int = 0,
         normalize: bool | None = None,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> EmbedReply:
         """Turns each text into a vector; `Client.embed` describes the arguments."""
         request = codec.embed_request(
@@ -84,7 +86,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
             dimensions=dimensions,
             normalize=normalize,
         )
-        return await self._call(methods.EMBED, request, timeout_seconds)
+        return await self._call(methods.EMBED, request, timeout_seconds, metadata)
 
     async def embed_stream(
         self,
@@ -97,6 +99,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         dimensions: int = 0,
         normalize: bool | None = None,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[StreamedReply, None]:
         """Embeds any number of texts over one call; `Client.embed_stream` describes the arguments.
 
@@ -117,7 +120,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                 ),
             )
 
-        async with aclosing(self._stream(methods.EMBED_STREAM, texts, request, timeout_seconds)) as replies:
+        async with aclosing(self._stream(methods.EMBED_STREAM, texts, request, timeout_seconds, metadata)) as replies:
             async for reply in replies:
                 yield reply
 
@@ -131,12 +134,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         truncate: bool = False,
         raw_scores: bool = False,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ClassifyReply:
         """Scores each text, or pair of texts, for each label; `Client.classify` describes the arguments."""
         request = codec.classify_request(
             texts, second_texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores
         )
-        return await self._call(methods.CLASSIFY, request, timeout_seconds)
+        return await self._call(methods.CLASSIFY, request, timeout_seconds, metadata)
 
     async def tag(
         self,
@@ -148,12 +152,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         raw_scores: bool = False,
         aggregate: bool = True,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> TagReply:
         """Labels stretches of each text; `Client.tag` describes the arguments."""
         request = codec.tag_request(
             texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, aggregate=aggregate
         )
-        return await self._call(methods.TAG, request, timeout_seconds)
+        return await self._call(methods.TAG, request, timeout_seconds, metadata)
 
     async def rerank(
         self,
@@ -166,12 +171,13 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         raw_scores: bool = False,
         top_n: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> RerankReply:
         """Orders texts by how well they answer a query; `Client.rerank` describes the arguments."""
         request = codec.rerank_request(
             query, texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, top_n=top_n
         )
-        return await self._call(methods.RERANK, request, timeout_seconds)
+        return await self._call(methods.RERANK, request, timeout_seconds, metadata)
 
     async def tokenize(
         self,
@@ -180,10 +186,11 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         model: str = "",
         version: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> TokenizeReply:
         """Turns each text into the tokens that a model would read; `Client.tokenize` describes the arguments."""
         request = codec.tokenize_request(texts, model=model, version=version)
-        return await self._call(methods.TOKENIZE, request, timeout_seconds)
+        return await self._call(methods.TOKENIZE, request, timeout_seconds, metadata)
 
     async def models(self, *, timeout_seconds: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists the models that are loaded, sorted by name, then version."""
@@ -227,13 +234,14 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         method: UnaryMethod[RequestT, ResponseT, ResultT],
         request: RequestT,
         timeout_seconds: float | None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ResultT:
         call: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT] = self._prepared(method)
         try:
             response = await call(
                 request,
                 timeout=self._connection.deadline_seconds(timeout_seconds),
-                metadata=self._connection.metadata,
+                metadata=self._connection.call_metadata(metadata),
                 wait_for_ready=self._connection.wait_for_ready,
             )
         except grpc.RpcError as error:
@@ -249,11 +257,12 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         items: Iterable[Item] | AsyncIterable[Item],
         request: Callable[[int, Item], RequestT],
         timeout_seconds: float | None,
+        metadata: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[StreamedReply, None]:
         start: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT] = self._prepared(method)
         call: grpc.aio.StreamStreamCall[RequestT, ResponseT] = start(
             timeout=None if timeout_seconds is None else self._connection.deadline_seconds(timeout_seconds),
-            metadata=self._connection.metadata,
+            metadata=self._connection.call_metadata(metadata),
             wait_for_ready=self._connection.wait_for_ready,
         )
         free = asyncio.Semaphore(MESSAGES_IN_FLIGHT)

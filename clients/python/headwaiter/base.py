@@ -28,6 +28,9 @@ ChannelT = TypeVar("ChannelT", bound="grpc.Channel | grpc.aio.Channel")
 class ClientBase(abc.ABC, Generic[ChannelT]):
     """Holds a prepared connection and its channels; subclasses differ only in how they call.
 
+    Where this process uses OpenTelemetry and a span is current, calls tell the server which, so that what the server
+    traces of them belongs to it. `metadata` of a call is sent as it is; with a `traceparent` it takes the span's place.
+
     Args:
         target: Where the server is, as gRPC names it: `HOST:PORT`, `dns:///NAME:PORT` for every address of a
             name, `ipv4:ADDRESS:PORT,ADDRESS:PORT` for several, `unix:PATH`.

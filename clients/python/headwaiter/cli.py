@@ -14,6 +14,7 @@ from headwaiter import bulk
 from headwaiter.async_client import AsyncClient
 from headwaiter.cli_embed import embed
 from headwaiter.cli_encoders import classify, rerank, tag, tokenize
+from headwaiter.cli_explain import explain
 from headwaiter.cli_options import batches_of, endpoint_options, json_line, json_option, model_options
 from headwaiter.client import Client
 from headwaiter.errors import HeadwaiterError, ServerUnreachableError
@@ -107,7 +108,7 @@ def health(model: str, endpoint: Endpoint, *, as_json: bool) -> None:
         raise click.exceptions.Exit(_FAILED)
 
 
-for _command in (embed, classify, tag, rerank, tokenize):
+for _command in (embed, classify, tag, rerank, tokenize, explain):
     cli.add_command(_command)
 
 

@@ -15,7 +15,7 @@ from headwaiter.status import error_from_rpc
 from headwaiter.streaming import InOrder, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -51,6 +51,7 @@ class Client(ClientBase[grpc.Channel]):
         version: int = 0,
         max_new_tokens: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> GenerateReply:
         """Generates a text for each input text.
 
@@ -60,12 +61,13 @@ class Client(ClientBase[grpc.Channel]):
             version: Version of the model; 0 means the one that serves by default.
             max_new_tokens: The most tokens to generate for each text; 0 means the model's own limit.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The generations in the order of the texts, and where the time went.
         """
         request = codec.generate_request(texts, model=model, version=version, max_new_tokens=max_new_tokens)
-        return self._call(methods.GENERATE, request, timeout_seconds)
+        return self._call(methods.GENERATE, request, timeout_seconds, metadata)
 
     def embed(
         self,
@@ -78,6 +80,7 @@ class Client(ClientBase[grpc.Channel]):
         dimensions: int = 0,
         normalize: bool | None = None,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> EmbedReply:
         """Turns each text into a vector.
 
@@ -91,6 +94,7 @@ class Client(ClientBase[grpc.Channel]):
             dimensions: How many numbers of each vector, for models that are trained to be cut so; 0 means all.
             normalize: Whether vectors get length 1; None for what the model's do.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The vectors in the order of the texts, how the texts were read, and where the time went.
@@ -104,7 +108,7 @@ class Client(ClientBase[grpc.Channel]):
             dimensions=dimensions,
             normalize=normalize,
         )
-        return self._call(methods.EMBED, request, timeout_seconds)
+        return self._call(methods.EMBED, request, timeout_seconds, metadata)
 
     def embed_stream(
         self,
@@ -117,6 +121,7 @@ class Client(ClientBase[grpc.Channel]):
         dimensions: int = 0,
         normalize: bool | None = None,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Generator[StreamedReply, None, None]:
         """Embeds any number of texts over one call, a few messages ahead of the results.
 
@@ -133,6 +138,7 @@ class Client(ClientBase[grpc.Channel]):
             dimensions: How many numbers of each vector, for models that are trained to be cut so; 0 means all.
             normalize: Whether vectors get length 1; None for what the model's do.
             timeout_seconds: Deadline of the whole stream; None for none, however long the client's is.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Yields:
             What came of each item, in the order of the items.
@@ -156,7 +162,7 @@ class Client(ClientBase[grpc.Channel]):
                 ),
             )
 
-        yield from self._stream(methods.EMBED_STREAM, Outgoing(texts, request), timeout_seconds)
+        yield from self._stream(methods.EMBED_STREAM, Outgoing(texts, request), timeout_seconds, metadata)
 
     def classify(
         self,
@@ -168,6 +174,7 @@ class Client(ClientBase[grpc.Channel]):
         truncate: bool = False,
         raw_scores: bool = False,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ClassifyReply:
         """Scores each text, or pair of texts, for each label of the model.
 
@@ -179,6 +186,7 @@ class Client(ClientBase[grpc.Channel]):
             truncate: Cut a text over the model's limit, of a pair the longer one; without it that is an error.
             raw_scores: Give the model's raw scores (logits) instead of probabilities.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The model's labels and, in the order of the texts, a score for each.
@@ -186,7 +194,7 @@ class Client(ClientBase[grpc.Channel]):
         request = codec.classify_request(
             texts, second_texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores
         )
-        return self._call(methods.CLASSIFY, request, timeout_seconds)
+        return self._call(methods.CLASSIFY, request, timeout_seconds, metadata)
 
     def tag(
         self,
@@ -198,6 +206,7 @@ class Client(ClientBase[grpc.Channel]):
         raw_scores: bool = False,
         aggregate: bool = True,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> TagReply:
         """Labels stretches of each text: names, places, parts of speech.
 
@@ -210,6 +219,7 @@ class Client(ClientBase[grpc.Channel]):
             aggregate: Make one span of neighbouring tokens of one entity, and leave out the others; without it each
                 token is a span of its own.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The spans in the order of the texts.
@@ -217,7 +227,7 @@ class Client(ClientBase[grpc.Channel]):
         request = codec.tag_request(
             texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, aggregate=aggregate
         )
-        return self._call(methods.TAG, request, timeout_seconds)
+        return self._call(methods.TAG, request, timeout_seconds, metadata)
 
     def rerank(
         self,
@@ -230,6 +240,7 @@ class Client(ClientBase[grpc.Channel]):
         raw_scores: bool = False,
         top_n: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> RerankReply:
         """Orders texts by how well they answer a query.
 
@@ -243,6 +254,7 @@ class Client(ClientBase[grpc.Channel]):
             raw_scores: Give the model's raw scores (logits) instead of probabilities.
             top_n: The most texts to return; 0 means all.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The texts' indices and scores, best first.
@@ -250,7 +262,7 @@ class Client(ClientBase[grpc.Channel]):
         request = codec.rerank_request(
             query, texts, model=model, version=version, truncate=truncate, raw_scores=raw_scores, top_n=top_n
         )
-        return self._call(methods.RERANK, request, timeout_seconds)
+        return self._call(methods.RERANK, request, timeout_seconds, metadata)
 
     def tokenize(
         self,
@@ -259,6 +271,7 @@ class Client(ClientBase[grpc.Channel]):
         model: str = "",
         version: int = 0,
         timeout_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> TokenizeReply:
         """Turns each text into the tokens that a model would read; nothing runs.
 
@@ -267,12 +280,13 @@ class Client(ClientBase[grpc.Channel]):
             model: Name of the model; may be left out when the server holds exactly one.
             version: Version of the model; 0 means the one that serves by default.
             timeout_seconds: Deadline of this call; None takes the client's.
+            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
 
         Returns:
             The tokens of each text, in the order of the texts.
         """
         request = codec.tokenize_request(texts, model=model, version=version)
-        return self._call(methods.TOKENIZE, request, timeout_seconds)
+        return self._call(methods.TOKENIZE, request, timeout_seconds, metadata)
 
     def models(self, *, timeout_seconds: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists the models that are loaded, sorted by name, then version."""
@@ -316,6 +330,7 @@ class Client(ClientBase[grpc.Channel]):
         method: UnaryMethod[RequestT, ResponseT, ResultT],
         request: RequestT,
         timeout_seconds: float | None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ResultT:
         call: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT] = self._prepared(method)
         deadline_seconds = self._connection.deadline_seconds(timeout_seconds)
@@ -323,7 +338,7 @@ class Client(ClientBase[grpc.Channel]):
             response = call(
                 request,
                 timeout=deadline_seconds,
-                metadata=self._connection.metadata,
+                metadata=self._connection.call_metadata(metadata),
                 wait_for_ready=self._connection.wait_for_ready,
             )
         except grpc.RpcError as error:
@@ -340,6 +355,7 @@ class Client(ClientBase[grpc.Channel]):
         method: StreamMethod[RequestT, ResponseT, StreamedReply],
         outgoing: Outgoing[RequestT],
         timeout_seconds: float | None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Generator[StreamedReply, None, None]:
         start: grpc.StreamStreamMultiCallable[RequestT, ResponseT] = self._prepared(method)
         deadline_seconds = None if timeout_seconds is None else self._connection.deadline_seconds(timeout_seconds)
@@ -348,7 +364,7 @@ class Client(ClientBase[grpc.Channel]):
             responses = start(
                 iter(outgoing),
                 timeout=deadline_seconds,
-                metadata=self._connection.metadata,
+                metadata=self._connection.call_metadata(metadata),
                 wait_for_ready=self._connection.wait_for_ready,
             )
         except ValueError as error:

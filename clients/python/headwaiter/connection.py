@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,12 +12,16 @@ import grpc
 
 from headwaiter.service_config import SERVICE_CONFIG, SERVICE_CONFIG_WITHOUT_RETRIES
 from headwaiter.targets import is_local
+from headwaiter.trace_context import TRACEPARENT, current_trace
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
 DEFAULT_TARGET: Final = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+
+_METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]+")
 
 Options = tuple[tuple[str, str | int], ...]
 
@@ -98,6 +103,19 @@ class Connection:
         """
         return self.timeout_seconds if timeout_seconds is None else _checked_timeout(timeout_seconds)
 
+    def call_metadata(self, given: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+        """The metadata of one call: the client's, the call's own and, unless that names a trace, the current span.
+
+        Raises:
+            ValueError: gRPC takes no such metadata.
+        """
+        metadata = self.metadata
+        if given:
+            metadata = (*metadata, *(_checked_pair(key, value) for key, value in given.items()))
+            if TRACEPARENT in given:
+                return metadata
+        return (*metadata, *current_trace())
+
     def options_to_any_health(self) -> Options:
         """Channel arguments that let calls through to servers that say they are not serving."""
         return (*self.options, ("grpc.inhibit_health_checking", 1))
@@ -132,6 +150,16 @@ def prepare(
         options=_options(tls, channel_options, retries=retries, local=local),
         wait_for_ready=channel_options.wait_for_ready,
     )
+
+
+def _checked_pair(key: str, value: str) -> tuple[str, str]:
+    if not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-") or key.endswith("-bin"):
+        raise ValueError(
+            f"metadata {key!r}: a key is lower-case letters, digits, _, - and ., and neither grpc-... nor ...-bin"
+        )
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"metadata {key!r}: a value is printable ASCII characters")
+    return key, value
 
 
 def _checked_timeout(timeout_seconds: float) -> float:

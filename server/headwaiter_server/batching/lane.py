@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from headwaiter_server.batching.batch import Batch
+from headwaiter_server.batching.delay import Delay
 from headwaiter_server.batching.likeness import LikeLength
 from headwaiter_server.batching.task import CloseReason, EncodingEntry, RunFacts
 from headwaiter_server.config import Batching
@@ -30,11 +31,13 @@ class LoneRuns:
 
     Attributes:
         model: The same model, in runs on all threads.
+        threads: Threads that it runs on.
         workers: Workers that must be idle, all there are.
         from_tokens: Tokens from which on it is worth it.
     """
 
     model: EncoderModel
+    threads: int
     workers: int
     from_tokens: int
 
@@ -50,8 +53,8 @@ class Observer(Protocol):
 class EncoderLane:
     """Makes runs of what waits, up to the budget; implements `Lane`.
 
-    There is no timer: a run holds what waits when a worker is free for it. Under load that is more than the budget
-    lets in, without load there is nobody to wait for.
+    A run holds what waits when a worker is free for it. Under load that is more than the budget lets in, without load
+    there is nobody to wait for; unless texts are told to wait for mates that may come.
 
     Attributes:
         budget: Most texts and tokens of a run; may be changed at any time, for the runs that begin after it.
@@ -59,6 +62,7 @@ class EncoderLane:
         lone_runs: How a text is run that has the server to itself; None as any other. May be changed likewise.
         forecast: Refuses calls by the wait that it predicts, and is told of the runs; None to refuse nobody. May be set
             before the first call.
+        delay: Keeps texts waiting for mates; None if they never do.
         running: Texts in runs under way.
     """
 
@@ -69,6 +73,7 @@ class EncoderLane:
         budget: Budget,
         run_tokens: float,
         batching: Batching,
+        threads: int,
         shares: FairShares,
         numbers: Iterator[int],
         clock: Callable[[], float],
@@ -83,6 +88,7 @@ class EncoderLane:
             run_tokens: What starting a run costs, in tokens that could be computed in that time.
             batching: "auto" fills runs up to the budget, of a padded model with texts of like length; "fifo" takes 32
                 texts as they come; "none" runs every text by itself.
+            threads: Threads of a run, where it is none of `lone_runs`.
             shares: Fair shares over all models.
             numbers: Numbers of runs, over all models.
             clock: The scheduler's clock.
@@ -93,8 +99,10 @@ class EncoderLane:
         self.run_tokens = run_tokens
         self.lone_runs: LoneRuns | None = None
         self.forecast: ModelForecast | None = None
+        self.delay: Delay | None = None
         self._model = model
         self._batching = batching
+        self._threads = threads
         self._backlog = Backlog(shares)
         self._numbers = numbers
         self._clock = clock
@@ -108,6 +116,19 @@ class EncoderLane:
     def waiting(self) -> int:
         """Texts that wait for their run."""
         return len(self._backlog)
+
+    def wait_for_mates(self, seconds: float) -> Delay | None:
+        """Have texts wait for others to share their run although a worker is idle; to be called before the first call.
+
+        Args:
+            seconds: Longest wait, from the arrival of a text's call.
+
+        Returns:
+            What keeps them waiting, for the dispatcher; None if nothing does, as where every text is run by itself.
+        """
+        if seconds and self._batching != "none":
+            self.delay = Delay(self._backlog, seconds)
+        return self.delay
 
     def submit(self, entries: list[EncodingEntry]) -> None:
         """Queue the texts of a call, all or none. The dispatcher must be woken afterwards.
@@ -124,17 +145,22 @@ class EncoderLane:
 
     def rank(self, now: float) -> Rank | None:
         """See `Lane`."""
+        if self.delay is not None and self._reason_to_run(self.delay, now) is None:
+            return None
         return self._backlog.rank(now)
 
     def take(self, now: float, idle_workers: int) -> Batch | None:
         """See `Lane`."""
-        if not len(self._backlog):
+        no_more: CloseReason | None = CloseReason.EMPTY
+        if self.delay is not None:
+            no_more = self._reason_to_run(self.delay, now)
+        if no_more is None or not len(self._backlog):
             return None
-        entries, reason = self._choose(now, idle_workers)
+        entries, reason = self._choose(now, idle_workers, no_more)
         if not entries:  # what waited was dead
             return None
-        model = self._model_for(entries, idle_workers)
-        batch = Batch(model, entries, next(self._numbers), reason, self._clock, self._ended)
+        model, threads = self._model_for(entries, idle_workers)
+        batch = Batch(model, entries, next(self._numbers), reason, threads, self._clock, self._ended)
         self._in_flight.add(batch)
         self.running += len(entries)
         if self.forecast is not None:
@@ -151,18 +177,33 @@ class EncoderLane:
             for entry in batch.entries:
                 entry.fail(error)
 
-    def _choose(self, now: float, idle_workers: int) -> tuple[list[EncodingEntry], CloseReason]:
-        """The texts of the next run, and why there are no more of them."""
-        backlog, budget = self._backlog, self.budget
+    def _reason_to_run(self, delay: Delay, now: float) -> CloseReason | None:
+        run_seconds = self.forecast.full_run_seconds if self.forecast is not None else 0.0
+        return delay.reason_to_run(now, self._full_run, run_seconds)
+
+    @property
+    def _full_run(self) -> Budget:
+        """Most texts and tokens of a run."""
+        if self._batching == "fifo":
+            return Budget(_FIFO_ROWS, _MOST_PACKED_FIFO_TOKENS if self._model.packed else _ANY_TOKENS)
+        return self.budget
+
+    def _choose(self, now: float, idle_workers: int, no_more: CloseReason) -> tuple[list[EncodingEntry], CloseReason]:
+        """The texts of the next run, and why there are no more of them.
+
+        Args:
+            now: Seconds on the scheduler's clock.
+            idle_workers: See `take`.
+            no_more: Why there are none, if nothing else bounds the run.
+        """
+        backlog, budget = self._backlog, self._full_run
         if self._batching == "none":
             return backlog.take(now, Budget(1, _ANY_TOKENS)), CloseReason.ALONE
         if self._batching == "fifo":
-            entries = backlog.take(
-                now, Budget(_FIFO_ROWS, _MOST_PACKED_FIFO_TOKENS if self._model.packed else _ANY_TOKENS)
-            )
-            return entries, CloseReason.BUDGET if len(backlog) else CloseReason.EMPTY
+            entries = backlog.take(now, budget)
+            return entries, CloseReason.BUDGET if len(backlog) else no_more
         most_tokens = budget.tokens
-        if idle_workers > 1:
+        if idle_workers > 1 and no_more is not CloseReason.BUDGET:
             # Two runs side by side are done sooner than one of both, as long as each is worth the start of a run.
             share = max(self.run_tokens, backlog.waiting_tokens / idle_workers)
             most_tokens = min(most_tokens, math.ceil(share))
@@ -173,14 +214,17 @@ class EncoderLane:
         if len(entries) == 1 and entries[0].cost_tokens >= budget.tokens:
             return entries, CloseReason.ALONE
         shared = most_tokens < budget.tokens and len(entries) < budget.rows
-        return entries, CloseReason.EMPTY if shared or not len(backlog) else CloseReason.BUDGET
+        return entries, no_more if shared or not len(backlog) else CloseReason.BUDGET
 
-    def _model_for(self, entries: list[EncodingEntry], idle_workers: int) -> EncoderModel:
+    def _model_for(self, entries: list[EncodingEntry], idle_workers: int) -> tuple[EncoderModel, int]:
+        """The model that runs texts, and on how many threads it does."""
         lone = self.lone_runs
         # Several texts are better run side by side.
         if lone is None or len(entries) > 1 or len(self._backlog) or idle_workers < lone.workers:
-            return self._model
-        return lone.model if entries[0].cost_tokens >= lone.from_tokens else self._model
+            return self._model, self._threads
+        if entries[0].cost_tokens < lone.from_tokens:
+            return self._model, self._threads
+        return lone.model, lone.threads
 
     def _ended(self, batch: Batch) -> None:
         if batch not in self._in_flight:  # it ended before, and what came after that has failed

@@ -7,10 +7,18 @@ knows is refused, wherever it stands. No other package reads the environment.
 from headwaiter_server.config.checks import ENV_PREFIX, split_address
 from headwaiter_server.config.loading import load_settings, user_cache_folder
 from headwaiter_server.config.reference import as_toml, describe_settings
-from headwaiter_server.config.schema import AUTO, Auto, Batching, CalibrationMode, ServerSettings
+from headwaiter_server.config.schema import (
+    AUTO,
+    DEFAULT_SLO_SECONDS,
+    Auto,
+    Batching,
+    CalibrationMode,
+    ServerSettings,
+)
 
 __all__ = [
     "AUTO",
+    "DEFAULT_SLO_SECONDS",
     "ENV_PREFIX",
     "Auto",
     "Batching",

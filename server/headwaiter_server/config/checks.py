@@ -51,6 +51,17 @@ def check_listener(address: str) -> None:
         raise ValueError(f"expected unix:PATH, got {address!r}")
 
 
+def check_url(url: str) -> None:
+    """Refuse what is no http://HOST:PORT or https://HOST:PORT.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    scheme, separator, address = url.partition("://")
+    if not separator or scheme not in ("http", "https") or _TCP_ADDRESS.match(address.rstrip("/")) is None:
+        raise ValueError("expected http://HOST:PORT or https://HOST:PORT")
+
+
 def parse_pairs(value: object) -> object:
     """A mapping from NAME=VALUE pairs, separated by commas; a mapping stays as it is.
 

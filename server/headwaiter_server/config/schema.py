@@ -19,6 +19,7 @@ from headwaiter_server.config.checks import (
     ENV_PREFIX,
     NUMBER_TAG,
     check_listener,
+    check_url,
     parse_pairs,
     split_address,
     split_commas,
@@ -33,6 +34,7 @@ Batching = Literal["auto", "fifo", "none"]
 CalibrationMode = Literal["on", "fresh", "off"]
 
 _GENERATION_BATCH_TOKENS = 512
+DEFAULT_SLO_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,15 @@ class ServerSettings(BaseSettings):
         "fewest tokens from which more bring next to no throughput. For generation it bounds the source tokens that "
         f"may join in one step, and auto is {_GENERATION_BATCH_TOKENS}.",
     )
+    batch_delay_seconds: Seconds = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="How long a text for an encoder may wait for others to share its run while a worker is idle, "
+        "counted from the arrival of its call. A full run, or a deadline that would be missed, ends the wait. 0 never "
+        "waits, which answers soonest; a few milliseconds save processor time where many callers send one text each, "
+        "and cost each of them so much. Under load texts wait for a worker anyway. With batching none it does nothing.",
+    )
     calibration: CalibrationMode = Field(
         default="on",
         description="How the cost of a model's runs is found. on: measured at load, in a few seconds, once for each "
@@ -210,6 +221,25 @@ class ServerSettings(BaseSettings):
         le=3600,
         description="After the lame-duck time, how long calls that were taken may take to finish.",
     )
+    slo_seconds: Seconds = Field(
+        default=DEFAULT_SLO_SECONDS,
+        gt=0,
+        le=3600,
+        description="Time within which calls should be answered. Metrics then count exactly those that were, and the "
+        "alerts that come with the server go by it; nothing is served differently.",
+    )
+    otlp_endpoint: Annotated[str, Placeholder("URL")] = Field(
+        default="",
+        description="OpenTelemetry collector that traces go to, http://HOST:PORT (OTLP over gRPC, usually port 4317) "
+        "or https. Without it nothing is traced, and OpenTelemetry need not be installed (it is the extra otel).",
+    )
+    trace_sample_ratio: Annotated[float, Placeholder("RATIO")] = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of the calls without a traceparent that are traced. Of those with one, exactly the ones "
+        "that it says are sampled.",
+    )
     log_format: LogFormat = Field(default="auto", description="auto is text on a terminal and JSON elsewhere.")
     log_level: LogLevel = Field(default="info", description="Least severe event that is logged.")
 
@@ -229,6 +259,13 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _check_metrics_address(cls, value: str) -> str:
         split_address(value)
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, value: str) -> str:
+        if value:
+            check_url(value)
         return value
 
     @field_validator("variant", mode="before")

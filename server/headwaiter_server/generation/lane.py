@@ -35,16 +35,19 @@ class Iteration:
         self._batch = batch
         self._number = number
         self._outcome: Outcome | None = None
+        self.idle_since = 0.0
 
     def execute(self) -> None:
         """Do the step; see `Run`."""
-        self._outcome = self._batch.iterate(self._number)
+        self._outcome = self._batch.iterate(self._number, self.idle_since)
 
     def settle(self) -> None:
         """Answer whoever is done, then report; see `Run`."""
         outcome = cast("Outcome", self._outcome)
         self._batch.in_flight = False
+        self._charge(outcome)
         for sequence in outcome.finished:
+            sequence.trace(outcome.now)
             sequence.entry.resolve(sequence.result(outcome.now))
             self._lane.charge(sequence)
         for entry, failure in outcome.failed:
@@ -56,12 +59,21 @@ class Iteration:
     def fail(self, error: HeadwaiterError) -> None:
         """Fail everybody and give up the batch, whose state may be lost; see `Run`."""
         entries = self._batch.entries
+        for entry, cpu_seconds in self._batch.spent:
+            entry.call.terms.spending.add(cpu_seconds)
         if self._outcome is not None:
+            self._charge(self._outcome)
             entries += [sequence.entry for sequence in self._outcome.finished]
             entries += [entry for entry, _ in self._outcome.failed]
         for entry in entries:
             entry.fail(error)
         self._lane.replace(self._batch)
+
+    def _charge(self, outcome: Outcome) -> None:
+        """Charge those who have left, once."""
+        spent, outcome.spent = outcome.spent, []
+        for entry, cpu_seconds in spent:
+            entry.call.terms.spending.add(cpu_seconds)
 
 
 class GenerationLane:
@@ -73,6 +85,7 @@ class GenerationLane:
         *,
         budget: Budget,
         workers: int,
+        threads: int,
         batching: Batching,
         shares: FairShares,
         numbers: Iterator[int],
@@ -86,6 +99,7 @@ class GenerationLane:
             model: The model.
             budget: Rows of a running batch, and source tokens that may join it in one iteration.
             workers: Workers that may run this model at one time.
+            threads: Threads of a run.
             batching: "auto" lets texts join between steps; "fifo" fills a batch only when it is empty; "none" decodes
                 one text at a time.
             shares: Fair shares over all models.
@@ -95,12 +109,13 @@ class GenerationLane:
             on_failure: Told of what the engine raised.
         """
         self._model = model
+        self._threads = threads
         self._budget = Budget(1, budget.tokens) if batching == "none" else budget
         self._joins_running = batching == "auto"
         self._clock = clock
         self._shares = shares
         self._backlog = Backlog(shares)
-        self._batches = [RunningBatch(model, clock) for _ in range(workers)]
+        self._batches = [RunningBatch(model, threads, clock) for _ in range(workers)]
         self._numbers = numbers
         self.on_failure = on_failure
         self.observer = observer
@@ -176,7 +191,7 @@ class GenerationLane:
     def replace(self, batch: RunningBatch) -> None:
         """Put an empty batch in the place of one whose state is lost."""
         if batch in self._batches:
-            self._batches[self._batches.index(batch)] = RunningBatch(self._model, self._clock)
+            self._batches[self._batches.index(batch)] = RunningBatch(self._model, self._threads, self._clock)
 
     def _room(self, batch: RunningBatch) -> int:
         """Rows that may join a batch now."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.scheduling.calls import Pending
+from headwaiter_server.tracing import GeneratedText
 
 
 class FinishReason(enum.Enum):
@@ -64,6 +65,7 @@ class Sequence:
         last_token: What the next step reads.
         started: When its first run began, on the scheduler's clock.
         batch_id: Number of its first run.
+        cpu_seconds: Processor time spent on it, beyond that of any row of its batch.
         token_ids: Generated so far.
         finish_reason: None while it goes on.
         batch_size: Most rows of any of its runs so far.
@@ -74,6 +76,7 @@ class Sequence:
     last_token: int
     started: float
     batch_id: int
+    cpu_seconds: float
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     batch_size: int = 0
@@ -103,4 +106,23 @@ class Sequence:
             batch_size=self.batch_size,
             batch_tokens=self.batch_tokens,
             batch_id=self.batch_id,
+        )
+
+    def trace(self, now: float) -> None:
+        """Tell how a sequence has finished, where its call is traced; `now` as for `result`."""
+        call = self.entry.call
+        if call.over or (span := call.terms.trail.span) is None:
+            return
+        result = self.result(now)
+        span.generated(
+            GeneratedText(
+                index=self.entry.index,
+                started=self.started,
+                ended=now,
+                source_tokens=self.entry.cost_tokens,
+                generated_tokens=len(result.token_ids),
+                finish_reason=result.finish_reason.name.lower(),
+                batch_id=result.batch_id,
+                batch_size=result.batch_size,
+            )
         )

@@ -67,7 +67,8 @@ class MemoryPlan:
 
         Args:
             name: Its name.
-            run_bytes: What its largest runs take, one on each worker.
+            run_bytes: What its largest runs take, one on each worker, beyond what the process held when the model had
+                run its golden texts and nothing else: what those took is in what it holds.
             taken_bytes: How much of that the process has taken already, by trying.
 
         Raises:

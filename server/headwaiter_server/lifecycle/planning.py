@@ -88,9 +88,8 @@ class Planner:
         Raises:
             BundleError: Its largest runs do not fit into memory, or it does not run at all.
         """
-        held = self.calibrator.resident()
         try:
-            plan, lone_model = self._calibrated(subject)
+            plan, lone_model, taken_bytes = self._calibrated(subject)
         except BundleError:
             raise
         except Exception as error:
@@ -99,23 +98,28 @@ class Planner:
         if plan.lone_tokens is None:
             lone_model = None
         elif lone_model is None:
-            lone_model = self._open(subject, self._lone_threads)
-        self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), max(0, self.calibrator.resident() - held))
+            lone_model = self._open(subject, self.lone_threads)
+        self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), taken_bytes)
         self._show(subject.name, plan)
         return plan, lone_model
 
     @property
-    def _lone_threads(self) -> int:
+    def lone_threads(self) -> int:
+        """Threads of a run that has the server to itself."""
         chosen = self.settings.lone_run_threads
         return self.cpus if chosen == AUTO else chosen
 
     def _open(self, subject: Subject, threads: int) -> EncoderModel:
         return subject.build(self.open_graph(f"{subject.name} with {threads} threads", subject.graph, threads))
 
-    def _calibrated(self, subject: Subject) -> tuple[CalibrationPlan, EncoderModel | None]:
+    def _calibrated(self, subject: Subject) -> tuple[CalibrationPlan, EncoderModel | None, int]:
+        """What was measured, now or before; the model for lone runs, if it was opened; and memory that runs took now.
+
+        Not all that the process has grown by: a session for lone runs is no memory that runs may use.
+        """
         settings = self.settings
         if settings.calibration == "off":
-            return guess(subject.model, len(subject.graph)), None
+            return guess(subject.model, len(subject.graph)), None, 0
         threads = settings.effective_threads_per_run
         key = CalibrationKey(
             cpus=describe_cpus(),
@@ -123,19 +127,19 @@ class Planner:
             headwaiter=version("headwaiter"),
             workers=self.calibrator.workers,
             threads=threads,
-            lone_threads=max(threads, self._lone_threads),
+            lone_threads=max(threads, self.lone_threads),
             graph_sha256=sha256(subject.graph).hexdigest(),
         )
         folders = self._cache_folders(subject.folder)
         if settings.calibration == "on" and (known := recall(folders, key)) is not None:
-            return known, None
+            return known, None, 0
         lone_model = self._open(subject, key.lone_threads) if key.lone_threads > threads else None
         plan = self.calibrator.measure(subject.model, lone_model, subject.longest_tokens, subject.make_text)
         if plan.scatter <= _MOST_SCATTER:
             keep(folders, key, plan)
         else:
             _log.warning("calibration_disturbed", model=subject.name, scatter=round(plan.scatter, 3))
-        return plan, lone_model
+        return plan, lone_model, max((each.size_bytes for each in plan.memory_samples), default=0)
 
     def _overridden(self, plan: CalibrationPlan) -> CalibrationPlan:
         """What the settings say wins over what was measured."""

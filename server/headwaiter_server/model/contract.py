@@ -103,7 +103,8 @@ class EncoderModel(Protocol):
 class DecodingBatch(Protocol):
     """The model's side of texts being generated together: one row each, until `keep` gives the row to another.
 
-    One thread at a time. A method that raises has changed nothing.
+    One thread at a time. A method that raises has changed nothing. A NaN is raised, never kept or returned: it would
+    pass for the likeliest token, and spread to other texts.
     """
 
     def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:

@@ -112,6 +112,8 @@ class Seq2SeqBatch:
         feeds.update(zip(self._cross_names, self._cross[:, start:stop], strict=True))
         feeds.update(zip(self._self_names, self._self[:, start:stop], strict=True))
         logits, *columns = self._decoder_step.run(self._step_outputs, feeds)
+        # The largest of numbers one of which is NaN is NaN. Logits may be minus infinity, for a token that must not be.
+        _check_numbers(logits.max(axis=-1), *columns)
         rows = np.arange(start, stop)
         for buffer, column in zip(self._self, columns, strict=True):
             buffer[rows, :, positions] = column
@@ -137,7 +139,9 @@ class Seq2SeqBatch:
             "position_ids": packing.position_ids,
             "segment": packing.segment,
         }
-        return packing, self._encoder.run(self._cross_names, feeds)
+        tensors = self._encoder.run(self._cross_names, feeds)
+        _check_numbers(*tensors)
+        return packing, tensors
 
     def _longest_source(self) -> int:
         return int(self._source_lengths[: self._rows].max(initial=0))
@@ -164,6 +168,19 @@ class Seq2SeqBatch:
     def _allocate(self, rows: int, columns: int) -> FloatArray:
         cache = self._cache
         return np.zeros((2 * cache.num_layers, rows, cache.num_heads, columns, cache.head_dim), np.float32)
+
+
+def _check_numbers(*arrays: FloatArray) -> None:
+    """Refuse what is no number before it is kept. Whoever runs several texts finds out whose it is by running fewer.
+
+    Nothing times NaN is NaN: it would spread to the texts of the same encoder run, and from a column that is masked to
+    the next text in the row.
+
+    Raises:
+        ValueError: One holds a NaN or an infinity.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("the model computed what is no finite number")
 
 
 def _resized(array: NDArray[Scalar], shape: tuple[int, ...]) -> NDArray[Scalar]:

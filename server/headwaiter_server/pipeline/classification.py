@@ -71,6 +71,6 @@ async def classify(core: Core, permit: Permit, terms: Terms, request: Classifica
             return tokenizer.encode_all(texts, "texts", truncate=truncate)
         return tokenizer.encode_pairs(zip(texts, seconds, strict=True), "texts", truncate=truncate)
 
-    sources = await core.read(encode, len(texts), sum(map(len, texts)) + sum(map(len, seconds)))
+    sources = await core.read(terms.spending, encode, len(texts), sum(map(len, texts)) + sum(map(len, seconds)))
     answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
     return ClassificationReply(model, answered.values, answered.reading, answered.timings)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from headwaiter_proto.v1 import bundle_pb2
@@ -18,6 +21,7 @@ from headwaiter_server.model.contract import FloatArray
 from headwaiter_server.scheduling.admission import Permit
 from headwaiter_server.scheduling.calls import NO_DEADLINE, Call, Pending, Result, Terms
 from headwaiter_server.scheduling.dispatcher import Dispatcher
+from headwaiter_server.scheduling.spending import Spending
 
 # Above this many characters of text, or texts, the tokenizer runs on a thread: it releases the interpreter lock, and
 # the event loop must never be held for longer than a few milliseconds by one call. A thread costs about 0.1 ms, this
@@ -178,17 +182,22 @@ class Core:
             raise InvalidRequestError("texts", f"has {len(texts)} entries, the limit is {self.max_texts}")
         permit.hold_texts(len(texts))
 
-    async def read(self, read: Callable[[], Read], texts: int, characters: int) -> Read:
+    async def read(self, spending: Spending, read: Callable[[], Read], texts: int, characters: int) -> Read:
         """Do what takes a time for each character here or, where that would be long, on a thread.
 
         Args:
+            spending: Charged with it, also when its caller has gone meanwhile.
             read: Does it.
             texts: How many it reads.
             characters: Of all of them.
         """
         if texts > _INLINE_TEXTS or characters > _INLINE_CHARACTERS:
-            return await asyncio.to_thread(read)
-        return read()
+            return await asyncio.to_thread(partial(_charging_from_thread, spending, read, asyncio.get_running_loop()))
+        began = time.thread_time()
+        try:
+            return read()
+        finally:
+            spending.add(time.thread_time() - began)
 
     async def infer(
         self, model: ServedModel, terms: Terms, started: float, sources: list[Encoding], *, raw: bool
@@ -203,9 +212,10 @@ class Core:
             raw: Whether the answers wanted are those before normalising, softmax or sigmoid.
         """
         submitted = self.clock()
+        tokens = [len(source) for source in sources]
+        terms.trail.read(started, submitted, sum(tokens))
         tasks = [EncodingTask(source, raw) for source in sources]
         answers = await self.run(cast("Lane[EncodingTask, Answer]", model.lane), terms, submitted, tasks)
-        tokens = [len(source) for source in sources]
         self.metrics.tokens(model.name, source=sum(tokens), generated=0)
         # Texts of one call that shared a run have the same times.
         runs = {answer.batch_id: answer for answer in answers}.values()
@@ -233,6 +243,7 @@ class Core:
             raise DeadlineExceededError("the deadline passed before the texts were tokenized")
         call: Call[Result] = Call(terms, len(tasks), submitted, asyncio.get_running_loop().create_future())
         lane.submit([Pending(call, index, task, len(task.source)) for index, task in enumerate(tasks)])
+        terms.trail.submitted = submitted
         self._dispatcher.wake()
         if terms.deadline == NO_DEADLINE:
             return await call.future
@@ -241,3 +252,13 @@ class Core:
                 return await call.future
         except TimeoutError:
             raise DeadlineExceededError("the deadline passed before the answer was there") from None
+
+
+def _charging_from_thread(spending: Spending, read: Callable[[], Read], loop: asyncio.AbstractEventLoop) -> Read:
+    """Do it on this thread, and charge it on the event loop's; a loop that is closed has nobody left to tell."""
+    began = time.thread_time()
+    try:
+        return read()
+    finally:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(spending.add, time.thread_time() - began)

@@ -74,7 +74,7 @@ async def embed(core: Core, permit: Permit, terms: Terms, request: EmbeddingRequ
     def encode() -> list[Encoding]:
         return model.tokenizer.encode_all(texts, "texts", truncate=request.truncate)
 
-    sources = await core.read(encode, len(texts), sum(map(len, texts)))
+    sources = await core.read(terms.spending, encode, len(texts), sum(map(len, texts)))
     # The length of a vector's beginning is not the length of the vector: it is normalised after it was cut.
     shortened = dimensions < described.dimension
     answered = await core.infer(model, terms, started, sources, raw=shortened or not normalize)

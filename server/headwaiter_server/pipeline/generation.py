@@ -64,13 +64,15 @@ async def generate(core: Core, permit: Permit, terms: Terms, request: Generation
     def encode() -> list[Encoding]:
         return model.tokenizer.encode_all(texts, "texts")
 
-    encodings = await core.read(encode, len(texts), sum(map(len, texts)))
+    encodings = await core.read(terms.spending, encode, len(texts), sum(map(len, texts)))
     submitted = core.clock()
+    source_tokens = sum(map(len, encodings))
+    terms.trail.read(started, submitted, source_tokens)
     tasks = [GenerationTask(each, limit) for each in encodings]
     results = await core.run(cast("Lane[GenerationTask, Generated]", model.lane), terms, submitted, tasks)
     core.metrics.tokens(
         model.name,
-        source=sum(map(len, encodings)),
+        source=source_tokens,
         generated=sum(len(result.token_ids) for result in results),
     )
     return GenerationReply(

@@ -86,7 +86,7 @@ async def rerank(core: Core, permit: Permit, terms: Terms, request: RerankingReq
         pairs = ((query, text) for text in texts)
         return model.tokenizer.encode_pairs(pairs, "texts", truncate=truncate, keep_first=True)
 
-    sources = await core.read(encode, len(texts), characters)
+    sources = await core.read(terms.spending, encode, len(texts), characters)
     answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
     scores = np.array([float(value) for value in answered.values], np.float32)
     # Sorting is stable, so that of equal scores the earlier text stays first.

@@ -64,7 +64,7 @@ async def tag(core: Core, permit: Permit, terms: Terms, request: TaggingRequest)
         return model.tokenizer.encode_all(texts, "texts", truncate=request.truncate, offsets=True)
 
     characters = sum(map(len, texts))
-    sources = await core.read(encode, len(texts), characters)
+    sources = await core.read(terms.spending, encode, len(texts), characters)
     answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
     labels = list(model.manifest.labels)
 
@@ -74,4 +74,6 @@ async def tag(core: Core, permit: Permit, terms: Terms, request: TaggingRequest)
             for text, source, values in zip(texts, sources, answered.values, strict=True)
         ]
 
-    return TaggingReply(model, await core.read(find, len(texts), characters), answered.reading, answered.timings)
+    return TaggingReply(
+        model, await core.read(terms.spending, find, len(texts), characters), answered.reading, answered.timings
+    )

@@ -41,7 +41,7 @@ class TokenizationReply:
     tokenize_seconds: float
 
 
-async def tokenize(core: Core, permit: Permit, _terms: Terms, request: TokenizationRequest) -> TokenizationReply:
+async def tokenize(core: Core, permit: Permit, terms: Terms, request: TokenizationRequest) -> TokenizationReply:
     """Turn each text of a request into tokens."""
     model = core.find(request.model, request.version)
     started = core.clock()
@@ -54,5 +54,7 @@ async def tokenize(core: Core, permit: Permit, _terms: Terms, request: Tokenizat
     def encode() -> list[Tokens]:
         return [model.tokenizer.tokens_of(text, f"texts[{index}]") for index, text in enumerate(texts)]
 
-    tokens = await core.read(encode, len(texts), characters)
-    return TokenizationReply(model, tokens, core.clock() - started)
+    tokens = await core.read(terms.spending, encode, len(texts), characters)
+    ended = core.clock()
+    terms.trail.read(started, ended, sum(len(each.ids) for each in tokens))
+    return TokenizationReply(model, tokens, ended - started)

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 
 import grpc
 
-from headwaiter_server.errors import DrainingError
+from headwaiter_server.errors import DeadlineUnreachableError, DrainingError
 from headwaiter_server.metrics import Metrics
-from headwaiter_server.rpc.crossing import Context, Crossing, cancelled_code, facts_of, terms_of
+from headwaiter_server.rpc.crossing import Context, Crossing, cancelled_code, known_times, terms_of
 from headwaiter_server.rpc.status import status_of
-from headwaiter_server.rpc.stream import MessageStream, OpenMessage
+from headwaiter_server.rpc.stream import BeginSpan, MessageStream, OpenMessage
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
+from headwaiter_server.tracing import Tracing
 
 UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
 StreamHandler = Callable[[AsyncIterable[bytes], Context], Awaitable[None]]
@@ -24,16 +25,24 @@ Method = Callable[[bytes, Permit, Crossing], Awaitable[bytes]]
 class Edge:
     """Wraps methods into handlers."""
 
-    def __init__(self, admission: Admission, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
+    ) -> None:
         """Set up.
 
         Args:
             admission: Gives permits.
             metrics: Where calls are recorded.
             clock: The scheduler's clock.
+            tracing: Told of calls that are traced; None if none is.
         """
         self._admission = admission
         self._metrics = metrics
+        self._tracing = tracing
         self._streams: set[MessageStream] = set()
         self._leaving: DrainingError | None = None
         self.clock = clock
@@ -45,15 +54,19 @@ class Edge:
             name: `package.Service/Method`, for metrics.
             method: Parses, computes, serializes; what it raises becomes a status.
         """
+        self._metrics.method_offered(name)
 
         async def handle(request: bytes, context: Context) -> bytes:
             started = self.clock()
             crossing = Crossing(Terms(started))
+            if self._tracing is not None:
+                crossing.span = self._tracing.begin(name, started, context.invocation_metadata() or ())
             code = grpc.StatusCode.OK
             self._metrics.call_started(name)
             try:
                 with self._admission.admit(len(request)) as permit:
                     crossing.terms = terms_of(started, context)
+                    crossing.terms.trail.span = crossing.span
                     return await method(request, permit, crossing)
             except asyncio.CancelledError:
                 code = cancelled_code(crossing, self.clock())
@@ -61,10 +74,11 @@ class Edge:
             except Exception as error:
                 status = status_of(error)
                 code = status.code
-                await context.abort(code, status.message, status.trailers)
+                crossing.unreachable = isinstance(error, DeadlineUnreachableError)
+                await context.abort(code, status.message, (*status.trailers, *known_times(crossing, self.clock())))
                 raise  # abort never returns
             finally:
-                self._metrics.call_finished(facts_of(name, crossing, code, self.clock() - started))
+                crossing.finish(name, code, self.clock(), self._metrics)
 
         return handle
 
@@ -76,6 +90,7 @@ class Edge:
             open_message: Parses a message; what it raises ends the stream, as nobody could be told.
             most_texts: Texts of one stream's unanswered messages from which on no further message is read.
         """
+        self._metrics.method_offered(name)
 
         async def handle(requests: AsyncIterable[bytes], context: Context) -> None:
             started = self.clock()
@@ -92,6 +107,7 @@ class Edge:
                     metrics=self._metrics,
                     clock=self.clock,
                     most_texts=most_texts,
+                    begin_span=self._begin_span(name, context),
                 )
                 await self._serve(stream)
             except Exception as error:
@@ -100,7 +116,9 @@ class Edge:
                     # No message was read that would be recorded in its place.
                     self._metrics.call_started(name)
                     crossing = Crossing(Terms(started))
-                    self._metrics.call_finished(facts_of(name, crossing, status.code, self.clock() - started))
+                    if (begin_span := self._begin_span(name, context)) is not None:
+                        crossing.span = begin_span(started)
+                    crossing.finish(name, status.code, self.clock(), self._metrics)
                 await context.abort(status.code, status.message, status.trailers)
                 raise  # abort never returns
 
@@ -111,6 +129,13 @@ class Edge:
         self._leaving = DrainingError("the server is shutting down", RETRY_SECONDS)
         for stream in self._streams:
             stream.end(self._leaving)
+
+    def _begin_span(self, name: str, context: Context) -> BeginSpan | None:
+        """What begins the spans of a stream's messages, which all have the stream's metadata."""
+        if (tracing := self._tracing) is None:
+            return None
+        metadata = tuple(context.invocation_metadata() or ())
+        return lambda arrived: tracing.begin(name, arrived, metadata)
 
     async def _serve(self, stream: MessageStream) -> None:
         if self._leaving is not None:

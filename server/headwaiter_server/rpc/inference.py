@@ -143,7 +143,8 @@ class InferenceService:
         reply = await self._pipeline.tokenize(permit, crossing.terms, request)
         crossing.texts = len(request.texts)
         crossing.tokenize_seconds = reply.tokenize_seconds
-        return tokenization.write_reply(reply).SerializeToString()
+        seconds = self._pipeline.clock() - crossing.terms.arrived
+        return tokenization.write_reply(reply, seconds).SerializeToString()
 
     async def list_models(self, data: bytes, _permit: Permit, _crossing: Crossing) -> bytes:
         """List the models that are loaded."""

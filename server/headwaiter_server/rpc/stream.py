@@ -11,12 +11,13 @@ from typing import Protocol
 
 import grpc
 
-from headwaiter_server.errors import QueueFullError
+from headwaiter_server.errors import DeadlineUnreachableError, QueueFullError
 from headwaiter_server.metrics import Metrics
-from headwaiter_server.rpc.crossing import Crossing, cancelled_code, facts_of
+from headwaiter_server.rpc.crossing import Crossing, cancelled_code
 from headwaiter_server.rpc.status import Status, status_of
 from headwaiter_server.scheduling.admission import Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
+from headwaiter_server.tracing import CallSpan
 
 # Unanswered messages of one stream from which on no further message is read: enough of one text each to fill the runs
 # of a few workers, and few enough that what a stream holds is small.
@@ -41,6 +42,7 @@ class StreamMessage(Protocol):
 
 
 OpenMessage = Callable[[bytes], StreamMessage]
+BeginSpan = Callable[[float], CallSpan | None]
 
 
 class MessageStream:
@@ -64,6 +66,7 @@ class MessageStream:
         metrics: Metrics,
         clock: Callable[[], float],
         most_texts: int,
+        begin_span: BeginSpan | None = None,
     ) -> None:
         """Set up; see `Edge.stream`.
 
@@ -77,6 +80,7 @@ class MessageStream:
             metrics: Where messages are recorded.
             clock: The scheduler's clock.
             most_texts: Texts of unanswered messages from which on no further message is read.
+            begin_span: Begins the span of a message that has arrived then, if it is to be traced.
         """
         self._name = name
         self._open = open_message
@@ -88,6 +92,7 @@ class MessageStream:
         self._metrics = metrics
         self._clock = clock
         self._most_texts = most_texts
+        self._begin_span = begin_span
         self._messages = 0
         self._texts = 0
         self._refused = 0
@@ -137,6 +142,8 @@ class MessageStream:
     async def _serve_message(self, data: bytes, terms: Terms) -> None:
         message: StreamMessage | None = None
         crossing = Crossing(terms)
+        if self._begin_span is not None:
+            crossing.span = terms.trail.span = self._begin_span(terms.arrived)
         code = grpc.StatusCode.OK
         self._metrics.call_started(self._name)
         try:
@@ -156,12 +163,13 @@ class MessageStream:
         except Exception as error:  # noqa: BLE001 - the message's own; the stream goes on
             status = status_of(error)
             code = status.code
+            crossing.unreachable = isinstance(error, DeadlineUnreachableError)
             if message is None:  # nobody could be told
                 self._fail(error)
                 return
             answer = message.refuse(status)
         finally:
-            self._metrics.call_finished(facts_of(self._name, crossing, code, self._clock() - terms.arrived))
+            crossing.finish(self._name, code, self._clock(), self._metrics)
         texts = message.texts
         # The reader may be slow, and the message a thousand times as long as its answer.
         del data, message

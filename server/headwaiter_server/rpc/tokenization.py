@@ -15,8 +15,8 @@ def read_request(message: inference_pb2.TokenizeRequest) -> TokenizationRequest:
     return TokenizationRequest(message.model, message.version, message.texts)
 
 
-def write_reply(reply: TokenizationReply) -> inference_pb2.TokenizeResponse:
-    """The reply on the wire."""
+def write_reply(reply: TokenizationReply, total_seconds: float) -> inference_pb2.TokenizeResponse:
+    """The reply on the wire, after so many seconds since the call was first seen."""
     return inference_pb2.TokenizeResponse(
         model=reply.model.name,
         version=reply.model.version,
@@ -29,4 +29,5 @@ def write_reply(reply: TokenizationReply) -> inference_pb2.TokenizeResponse:
             )
             for each in reply.tokens
         ],
+        timings=inference_pb2.Timings(total_seconds=total_seconds, tokenize_seconds=reply.tokenize_seconds),
     )

@@ -44,7 +44,14 @@ class Permit:
 
 
 class Admission:
-    """Counts calls, their bytes and their texts, and knows whether the server still takes any."""
+    """Counts calls, their bytes and their texts, and knows whether the server still takes any.
+
+    Attributes:
+        max_calls: Most calls held at once.
+        max_texts: Most of their texts.
+        calls: Calls held.
+        texts: Of these calls.
+    """
 
     def __init__(self, max_calls: int, max_bytes: int, max_texts: float = math.inf) -> None:
         """Set the bounds.
@@ -54,15 +61,15 @@ class Admission:
             max_bytes: Most bytes of their messages.
             max_texts: Most of their texts.
         """
-        self._max_calls = max_calls
+        self.max_calls = max_calls
+        self.max_texts = max_texts
         self._max_bytes = max_bytes
-        self._max_texts = max_texts
         self._bytes = 0
-        self._texts = 0
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
         self.calls = 0
+        self.texts = 0
 
     def admit(self, size_bytes: int) -> Permit:
         """Take a call in.
@@ -76,8 +83,8 @@ class Admission:
         """
         if self._draining:
             raise DrainingError("the server is shutting down", RETRY_SECONDS)
-        if self.calls >= self._max_calls:
-            raise QueueFullError(f"{self._max_calls} calls are waiting already", RETRY_SECONDS)
+        if self.calls >= self.max_calls:
+            raise QueueFullError(f"{self.max_calls} calls are waiting already", RETRY_SECONDS)
         if self._bytes + size_bytes > self._max_bytes and self.calls:
             raise QueueFullError(f"{self._max_bytes} bytes of calls are waiting already", RETRY_SECONDS)
         self.calls += 1
@@ -87,18 +94,18 @@ class Admission:
 
     def hold_texts(self, permit: Permit, count: int) -> None:
         """Count a call's texts; see `Permit.hold_texts`."""
-        if self._texts + count > self._max_texts and self._texts:
+        if self.texts + count > self.max_texts and self.texts:
             raise QueueFullError(
-                f"{self._texts} texts are waiting already, the limit is {self._max_texts}", RETRY_SECONDS
+                f"{self.texts} texts are waiting already, the limit is {self.max_texts}", RETRY_SECONDS
             )
-        self._texts += count
+        self.texts += count
         permit.texts += count
 
     def release(self, permit: Permit) -> None:
         """Give a permit back; `Permit` does that itself."""
         self.calls -= 1
         self._bytes -= permit.size_bytes
-        self._texts -= permit.texts
+        self.texts -= permit.texts
         if not self.calls:
             self._empty.set()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from headwaiter_server.errors import DeadlineExceededError, HeadwaiterError
+from headwaiter_server.scheduling.spending import Spending
+from headwaiter_server.scheduling.trail import Trail
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -17,19 +19,23 @@ NO_DEADLINE = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a caller asked of the scheduler.
+    """What a caller asked of the scheduler, how far its call has come, and what was spent on it.
 
     Attributes:
         arrived: When the call reached the server, in seconds of the scheduler's clock.
         deadline: When the answer stops being wanted, on the same clock; infinite without a deadline.
         priority: 1 is served first; larger numbers later.
         fairness_key: Callers that share a key share one fair share.
+        trail: Of this call alone: a copy of its terms begins anew.
+        spending: Likewise.
     """
 
     arrived: float
     deadline: float = NO_DEADLINE
     priority: int = DEFAULT_PRIORITY
     fairness_key: str = ""
+    trail: Trail = field(default_factory=Trail, init=False, compare=False, repr=False)
+    spending: Spending = field(default_factory=Spending, init=False, compare=False, repr=False)
 
 
 class Call(Generic[Result]):

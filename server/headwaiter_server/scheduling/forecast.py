@@ -137,6 +137,11 @@ class ModelForecast:
         self._open: dict[Hashable, _Reservation] = {}
         self.drift = 1.0
 
+    @property
+    def full_run_seconds(self) -> float:
+        """What a run at the budget is predicted to take."""
+        return self.drift * self._full_run_seconds
+
     def reserve(self, call: Hashable, terms: Terms, lengths: Sequence[int], now: float) -> None:
         """Let a call's texts wait, or refuse all of them.
 
@@ -204,7 +209,7 @@ class ModelForecast:
     def _check(self, terms: Terms, lengths: Sequence[int], own: float, now: float) -> None:
         forecast, workers = self._forecast, self._forecast.workers
         wait = forecast.wait_of(terms, own, now)
-        full_run = self.drift * self._full_run_seconds
+        full_run = self.full_run_seconds
         # The run that its last text is in has mates, as far as there are any.
         longest = max(lengths)
         last_run = max(self.drift * self._cost.of_run(1, longest, longest), min(full_run, wait * workers + own))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -112,6 +113,11 @@ class Backlog:
         """Entries waiting, the dead that were not yet met among them."""
         return len(self._waiting)
 
+    @property
+    def last_order(self) -> int:
+        """Order of the entry that came last; 0 if there is none."""
+        return next(reversed(self._waiting), 0)
+
     def push(self, entry: Entry) -> None:
         """Add an entry."""
         terms = entry.call.terms
@@ -132,6 +138,17 @@ class Backlog:
             return None
         served, deadline, order, _, _ = best
         return (promoted(self._waiting[order].call.terms, now), served, deadline, order)
+
+    def oldest(self, now: float) -> Entry | None:
+        """The entry whose call arrived first; None when nothing waits."""
+        heads = [self._alive_head(level.by_arrival, now) for level in self._levels.values()]
+        return min(filter(None, heads), key=lambda entry: entry.call.terms.arrived, default=None)
+
+    def earliest_deadline(self, now: float) -> float:
+        """The earliest of all effective deadlines; infinite when nothing waits."""
+        callers = [mates for level in self._levels.values() for mates in level.callers.values()]
+        heads = [self._alive_head(mates.by_deadline, now) for mates in callers]
+        return min((effective_deadline(entry.call.terms) for entry in heads if entry), default=math.inf)
 
     def take(self, now: float, budget: Budget, mates: Mates | None = None) -> list[Entry]:
         """Remove and return the entries of the next run, in order, dead ones dropped.

@@ -15,7 +15,7 @@ from headwaiter_server.config import Batching
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.model.contract import EncoderModel
 from headwaiter_server.scheduling.calls import Call, Pending, Terms
-from headwaiter_server.scheduling.dispatcher import Dispatcher
+from headwaiter_server.scheduling.dispatcher import Dispatcher, Timer
 from headwaiter_server.scheduling.policy import Budget
 from headwaiter_server.scheduling.shares import FairShares
 
@@ -39,6 +39,14 @@ class EncoderScheduler:
         )
         self.dispatcher.wake()
         return call
+
+    async def idle(self) -> None:
+        """Return when nothing runs and no worker is about to; what waits then is kept waiting."""
+        async with asyncio.timeout(10):
+            while True:
+                await asyncio.sleep(0)
+                if not self.dispatcher.busy_workers:
+                    return
 
     async def quiet(self) -> None:
         """Return when nothing waits or runs."""
@@ -65,13 +73,16 @@ async def encoder_scheduler(
     tokens: int = 1000,
     run_tokens: float = 10.0,
     batching: Batching = "auto",
+    threads: int = 1,
+    delay_seconds: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
+    call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
 ) -> AsyncIterator[EncoderScheduler]:
     """A running scheduler; whatever happens in the test, its workers end."""
     runs: list[RunFacts] = []
     failures: list[BaseException] = []
     crashes: list[bool] = []
-    dispatcher = Dispatcher(workers, on_crash=lambda: crashes.append(True), clock=clock)
+    dispatcher = Dispatcher(workers, on_crash=lambda: crashes.append(True), clock=clock, call_later=call_later)
 
     class Observer:
         def run_finished(self, facts: RunFacts) -> None:
@@ -82,13 +93,14 @@ async def encoder_scheduler(
         budget=Budget(rows, tokens),
         run_tokens=run_tokens,
         batching=batching,
+        threads=threads,
         shares=FairShares(),
         numbers=itertools.count(1),
         clock=clock,
         observer=Observer(),
         on_failure=failures.append,
     )
-    dispatcher.add_lane(lane)
+    dispatcher.add_lane(lane, lane.wait_for_mates(delay_seconds))
     try:
         yield EncoderScheduler(dispatcher, lane, runs, failures, crashes)
     finally:

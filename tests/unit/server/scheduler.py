@@ -57,6 +57,7 @@ async def scheduler(
     rows: int = 8,
     tokens: int = 1000,
     batching: Batching = "auto",
+    threads: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Scheduler]:
     """A running scheduler; whatever happens in the test, its workers end."""
@@ -73,6 +74,7 @@ async def scheduler(
         model,
         budget=Budget(rows, tokens),
         workers=workers,
+        threads=threads,
         batching=batching,
         shares=FairShares(),
         numbers=itertools.count(1),

@@ -127,7 +127,7 @@ async def test_lone_text_is_run_with_all_threads() -> None:
     """A long text that finds the whole server idle is run by the other model; with company, or short, it is not."""
     model, lone = MirrorModel(), MirrorModel()
     async with encoder_scheduler(model, workers=2) as parts:
-        parts.lane.lone_runs = LoneRuns(lone, workers=2, from_tokens=50)
+        parts.lane.lone_runs = LoneRuns(lone, threads=2, workers=2, from_tokens=50)
         await settled(parts.submit(*of_lengths([60])))
         assert (lengths(model), lengths(lone)) == ([], [[60]])
         await settled(parts.submit(*of_lengths([40])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,17 @@ class NoGraph:
 class Bench:
     """A model on a machine of so many processors, which is twice as fast on all threads."""
 
-    def __init__(self, models: Path, *, cpus: int = 2, graph: bytes = b"graph", limit_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        models: Path,
+        *,
+        cpus: int = 2,
+        graph: bytes = b"graph",
+        limit_bytes: int | None = None,
+        session_bytes: int = 0,
+    ) -> None:
         self.models = models
+        self.session_bytes = session_bytes
         self.cpus = cpus
         self.graph = graph
         self.limit_bytes = limit_bytes
@@ -49,7 +59,8 @@ class Bench:
         self.metrics = Metrics()
 
     def resident(self) -> int:
-        return 100_000_000 + 1000 * max((sum(lengths) for lengths in list(self.engine.runs)), default=0) ** 2
+        longest = max((sum(lengths) for lengths in list(self.engine.runs)), default=0)
+        return 100_000_000 + self.session_bytes * len(self.opened) + 1000 * longest**2
 
     def open_graph(self, name: str, graph: bytes, threads: int) -> Graph:
         assert graph == self.graph
@@ -271,6 +282,21 @@ def test_model_that_does_not_fit_is_refused(models: Path) -> None:
             bench.plan()
     Bench(models, limit_bytes=500_000_000).plan()
     Bench(models, limit_bytes=None).plan()
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_session_for_lone_runs_is_no_room_for_others(models: Path, *, remembered: bool) -> None:
+    """A second session's memory comes on top of what the largest runs take, measured now or before."""
+    largest = {"max_batch_tokens": 2048}  # of which calibration tries a quarter
+    run_bytes = Bench(models).plan(**largest)[0].run_bytes(256)
+    session_bytes = 90_000_000
+    needed_bytes = 100_000_000 + session_bytes + run_bytes
+    for spare_bytes in (-session_bytes // 2, session_bytes // 2):
+        bench = Bench(models, limit_bytes=needed_bytes + spare_bytes, session_bytes=session_bytes)
+        with nullcontext() if spare_bytes > 0 else pytest.raises(BundleError, match="allow more memory"):
+            bench.plan(calibration="on" if remembered else "fresh", **largest)
+        assert bench.opened == [2]
+        assert bench.measured != remembered
 
 
 def test_model_that_does_not_run_is_refused(models: Path) -> None:

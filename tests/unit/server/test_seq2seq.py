@@ -29,7 +29,7 @@ class Graphs:
 
     Attributes:
         history: Tokens read so far by each text, by its id: what the caches are compared with.
-        fault: "raise" before the result, or "short": a result without its last output.
+        fault: "raise" before the result, "short": a result without its last output, or "nan": one number is none.
         feeds: What the last step was given.
         packs: Lengths of the texts of each encoder run.
     """
@@ -51,6 +51,8 @@ class Graphs:
         if self.fault == "raise":
             raise GraphError
         results = self._step(outputs, feeds) if "token" in feeds else self._encode(outputs, feeds)
+        if self.fault == "nan":
+            results[0][0, ..., 0] = np.nan
         return results[:-1] if self.fault == "short" else results
 
     def _encode(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[FloatArray]:
@@ -169,7 +171,7 @@ def act(decoding: Decoding, random: Random) -> None:
     elif action == "keep":
         decoding.keep(*random.sample(range(rows), random.choice([rows, rows - 1, rows // 2])))
     elif action == "fail":
-        decoding.graphs.fault = random.choice(["raise", "short"])
+        decoding.graphs.fault = random.choice(["raise", "short", "nan"])
         with pytest.raises((GraphError, ValueError)):
             decoding.join(random.randint(1, 60))
         with pytest.raises((GraphError, ValueError)):
@@ -186,7 +188,7 @@ def test_every_row_holds_its_own_history_whatever_happens(seed: int) -> None:
         act(decoding, random)
 
 
-@pytest.mark.parametrize("fault", ["", "raise", "short"])
+@pytest.mark.parametrize("fault", ["", "raise", "short", "nan"])
 def test_step_of_newcomers_leaves_an_older_row_its_columns(fault: str) -> None:
     """Stepping only rows that have just begun, well or badly, takes nothing from one that is far ahead."""
     decoding = Decoding()

@@ -152,4 +152,5 @@ def tokenize_reply(response: inference_pb2.TokenizeResponse) -> TokenizeReply:
             Tokenization(tuple(each.ids), tuple(each.tokens), tuple(each.starts), tuple(each.ends))
             for each in response.tokenizations
         ),
+        timings=timings_of(response.timings),
     )

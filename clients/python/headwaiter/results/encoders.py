@@ -204,8 +204,10 @@ class TokenizeReply:
         model: The model whose tokenizer answered.
         version: Its version.
         tokenizations: One for each text, in the order of the texts.
+        timings: Where the time went; nothing waits and nothing runs.
     """
 
     model: str
     version: int
     tokenizations: tuple[Tokenization, ...]
+    timings: Timings

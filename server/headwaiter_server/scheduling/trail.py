@@ -1,0 +1,39 @@
+"""How far a call has come, so that it can be told however the call ends."""
+
+from __future__ import annotations
+
+from headwaiter_server.tracing import CallSpan
+
+
+class Trail:
+    """What those note who take a call a step further. Times are those of the scheduler's clock, None before.
+
+    Attributes:
+        span: What is told of the call, if it is traced.
+        tokenizing: When tokenizing its texts began.
+        tokenized: When that was done.
+        tokens: Of its texts.
+        submitted: When they began to wait.
+        started: When the first run began that held one of them.
+        batch_id: Number of that run.
+    """
+
+    __slots__ = ("batch_id", "span", "started", "submitted", "tokenized", "tokenizing", "tokens")
+
+    def __init__(self) -> None:
+        self.span: CallSpan | None = None
+        self.tokenizing: float | None = None
+        self.tokenized: float | None = None
+        self.tokens: int | None = None
+        self.submitted: float | None = None
+        self.started: float | None = None
+        self.batch_id: int | None = None
+
+    def read(self, began: float, ended: float, tokens: int) -> None:
+        """Its texts are tokens now."""
+        self.tokenizing, self.tokenized, self.tokens = began, ended, tokens
+
+    def began(self, now: float, batch_id: int) -> None:
+        """A run begins that holds one of its texts. Called on the worker."""
+        if self.started is None:
+            self.started, self.batch_id = now, batch_id

@@ -1,0 +1,311 @@
+"""The live page in a real browser: what it shows against what was sent, and how it bears what happens to the server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from headwaiter import Client, HeadwaiterError
+
+from .chromium import Browser, Page, running_browser
+from .process import ServerProcess, running_server
+
+LIVE = "document.querySelector('#status-text').textContent === 'Live'"
+# What stands in the legends of the charts: a name and a figure of each entry.
+LEGENDS = """
+[...document.querySelectorAll(".chart")].flatMap((chart) =>
+  [...chart.querySelectorAll(".legend li:not([hidden])")]
+    .filter((entry) => entry.querySelector("b"))
+    .map((entry) => [
+      `${chart.querySelector(".plot").dataset.chart} ${entry.childNodes[1].data}`,
+      entry.querySelector("b").textContent,
+    ]),
+)
+"""
+# Every visible text whose contrast to the ground it stands on is below what WCAG asks for, with its contrast.
+FAINT_TEXTS = """
+(() => {
+  const parse = (text) => {
+    const [red, green, blue, alpha = 1] = text.match(/[\\d.]+/g).map(Number);
+    return { rgb: [red, green, blue], alpha };
+  };
+  const luminance = (rgb) => {
+    const [red, green, blue] = rgb
+      .map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const ground = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const { rgb, alpha } = parse(getComputedStyle(each).backgroundColor);
+      if (alpha === 1) return rgb;
+    }
+    throw new Error("the page has no ground");
+  };
+  const contrast = (one, other) => {
+    const [light, dark] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+    return (light + 0.05) / (dark + 0.05);
+  };
+  const faint = [];
+  const seen = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !element.getClientRects().length) continue;
+    for (let each = element; each; each = each.parentElement) {
+      if (getComputedStyle(each).opacity !== "1") throw new Error(`seen through: ${texts.currentNode.data}`);
+    }
+    const found = contrast(parse(getComputedStyle(element).color).rgb, ground(element));
+    seen.push(found);
+    if (found < 4.5) faint.push([texts.currentNode.data, found]);
+  }
+  const card = ground(document.querySelector(".chart"));
+  for (const mark of document.querySelectorAll(".legend i, .tile progress")) {
+    const found = contrast(parse(getComputedStyle(mark).color).rgb, card);
+    if (found < 3) faint.push([mark.className, found]);
+  }
+  return { faint, seen: seen.length };
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with running_browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def two_models(models_dir: Path, tmp_path: Path) -> Path:
+    """A repository that holds the same model under two names."""
+    for name in ("alpha", "beta"):
+        (tmp_path / name).symlink_to((models_dir / "pronounce").resolve())
+    return tmp_path
+
+
+@contextmanager
+def serving(models: Path, *arguments: str) -> Iterator[ServerProcess]:
+    with running_server("--models", str(models), "--lame-duck-seconds", "0", *arguments) as process:
+        yield process
+
+
+@contextmanager
+def opened(
+    browser: Browser, address: str, *, complaints: str = "", width: int = 1440, height: int = 900
+) -> Iterator[Page]:
+    """The page of a server; in the end it must not have complained, nor asked anybody else.
+
+    Args:
+        browser: Where.
+        address: Of the metrics port.
+        complaints: A pattern of what the browser may have said.
+        width: Of the window.
+        height: Of the window.
+    """
+    page = browser.page(f"http://{address}/", width=width, height=height)
+    try:
+        page.wait(LIVE)
+        yield page
+        assert [each for each in page.complaints() if not complaints or not re.search(complaints, each)] == []
+        assert [url for url in page.requested() if not url.startswith(f"http://{address}/")] == []
+    finally:
+        page.close()
+
+
+def tile(page: Page, name: str) -> float:
+    """The figure of a tile."""
+    return float(page.text(f"[data-tile={name}] .figure b").replace(",", ""))
+
+
+def wait_for_tile(page: Page, name: str, least: float, most: float) -> None:
+    """Wait until a tile's figure lies between two bounds."""
+    figure = f"Number(document.querySelector('[data-tile={name}] .figure b').textContent.replaceAll(',', ''))"
+    page.wait(f"{figure} >= {least} && {figure} <= {most}")
+
+
+def read_back(page: Page) -> dict[str, float]:
+    """The sums over all points of what stands in the legends, read second by second with the keyboard."""
+    page.click("#pause")
+    page.evaluate("document.querySelector('[data-chart=calls]').focus()")
+    page.press("End")
+    sums: dict[str, float] = {}
+    seen = ""
+    while (reading := page.text("#reading")) != seen:
+        seen = reading
+        for name, figure in page.evaluate(LEGENDS):
+            sums[name] = sums.get(name, 0.0) + (
+                float(figure.split()[0].replace(",", "")) if figure[0].isdigit() else 0.0
+            )
+        page.press("ArrowLeft")
+    page.press("Escape")
+    page.click("#pause")
+    return sums
+
+
+def approximately(value: float) -> object:
+    """Points are a second apart, give or take a little."""
+    return pytest.approx(value, rel=0.05)
+
+
+def test_from_the_first_call_to_figures_that_agree_with_what_was_sent(browser: Browser, two_models: Path) -> None:
+    """Before the first call the page says how to send one, and that very command works; then its figures are right.
+
+    Calls, texts and errors are those that were sent, of all models and of each.
+    """
+    with serving(two_models) as server, opened(browser, server.metrics) as page:
+        assert page.text("#empty-title") == "No calls yet"
+        commands = page.evaluate("[...document.querySelectorAll('#empty code')].map((code) => code.textContent)")
+        assert len(commands) == 2
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(commands[0], shell=True, env=environment, check=True, capture_output=True, timeout=60)  # noqa: S602 - as people do
+        page.wait("document.querySelector('#empty').hidden")
+
+        with Client(server.grpc) as client:
+            for _ in range(29):
+                client.generate(["hello", "world"], model="alpha")
+            for _ in range(10):
+                with pytest.raises(HeadwaiterError):
+                    client.generate(["hello"], model="gamma")
+        # 40 calls within less than 10 seconds, as their mean over 10 to 10.5.
+        wait_for_tile(page, "calls", 3.8, 4.0)
+        assert 5.6 <= tile(page, "texts") <= 5.9
+        assert tile(page, "p50") > 0
+        errors = page.text("[data-tile=calls] .more.first")
+        assert errors.endswith(" not OK/s")
+        assert 0.95 <= float(errors.split()[0]) <= 1.0
+        assert page.text("[data-tile=calls] .more:last-child") == "not found"
+        sums = read_back(page)
+        assert sums["calls all"] == approximately(40)
+        assert sums["calls not OK"] == approximately(10)
+        assert sums["texts answered"] == approximately(59)
+
+        choose(page, "beta")
+        page.wait("document.querySelector('#empty-title').textContent === 'No calls to beta yet'")
+        assert tile(page, "calls") == 0
+        assert page.text("[data-chart=latency] .hint") == "No call in this time."
+        choose(page, "alpha")
+        page.wait("document.querySelector('#empty').hidden")
+        sums = read_back(page)
+        assert (sums["calls all"], sums["calls not OK"]) == (approximately(30), 0)
+
+
+def choose(page: Page, model: str) -> None:
+    page.evaluate(
+        f"""(() => {{
+            const select = document.querySelector("#model");
+            select.value = "{model}";
+            select.dispatchEvent(new Event("change"));
+        }})()"""
+    )
+
+
+def test_says_that_the_server_went_away_and_that_it_came_back(browser: Browser, two_models: Path) -> None:
+    """While nobody answers the page says since when; when another server answers, it says so, and goes on by itself."""
+    with serving(two_models) as server:
+        address = server.metrics
+        # Only what a browser says of a port that nobody listens on.
+        with opened(browser, address, complaints="net::ERR_") as page:
+            server.terminate()
+            page.wait("document.querySelector('#notice').dataset.kind === 'lost'")
+            assert "has not answered since" in page.text("#notice-text")
+            assert page.text("#status-text").startswith("No answer for")
+            assert page.evaluate(FAINT_TEXTS)["faint"] == []
+            with running_server("--models", str(two_models), metrics=address) as again:
+                page.wait(LIVE)
+                assert "was restarted at" in page.text("#notice-text")
+                assert "was restarted at" in page.evaluate("document.querySelector('#announcer').textContent")
+                with Client(again.grpc) as client:
+                    for _ in range(20):
+                        client.generate(["hello"], model="alpha")
+                wait_for_tile(page, "calls", 0.1, 20)
+
+
+def test_goes_on_while_the_server_is_overloaded(browser: Browser, two_models: Path) -> None:
+    """With far more texts than it can answer, the page moves each second all the same, and shows the queue."""
+    stop = threading.Event()
+
+    def call(target: str) -> None:
+        with Client(target, timeout_seconds=60) as client:
+            while not stop.is_set():
+                client.generate(["antidisestablishmentarianism"] * 48, model="alpha")
+
+    with serving(two_models, "--workers", "1") as server:
+        threads = [threading.Thread(target=call, args=(server.grpc,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            with opened(browser, server.metrics) as page:
+                wait_for_tile(page, "queue", 100, 6 * 48)
+                page.wait(f"parseFloat({LEGENDS.strip()}.find(([name]) => name.startsWith('saturation'))[1]) > 90")
+                before = len(page.requested())
+                page.wait(f"performance.getEntriesByType('resource').length > {before + 3}")
+                assert page.text("#status-text") == "Live"
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_light_and_dark_can_be_read(browser: Browser, server: ServerProcess, dark: bool) -> None:  # noqa: FBT001
+    """The page follows the system, and what its reader chooses; in each theme every text stands out from its ground."""
+    theme = "document.documentElement.dataset.theme"
+    system, other = ("dark", "light") if dark else ("light", "dark")
+    with opened(browser, server.metrics) as page:
+        page.prefer(system)
+        page.wait(f"{theme} === '{system}'")
+        grounds = []
+        for expected in (system, other):
+            assert page.evaluate(theme) == expected
+            looked = page.evaluate(FAINT_TEXTS)
+            assert looked["faint"] == []
+            assert looked["seen"] > 50
+            grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            page.click("#theme")
+        assert len(set(grounds)) == 2
+
+        page.click("#theme")
+        page.open(f"http://{server.metrics}/")
+        assert page.evaluate(theme) == other, "what was chosen stays"
+        page.click("#theme")
+        page.prefer(other)
+        page.wait(f"{theme} === '{other}'")
+
+
+def test_narrow_screens_scroll_one_way(browser: Browser, server: ServerProcess) -> None:
+    """On a phone nothing is cut off at the side, and every chart is as wide as the screen lets it be."""
+    with opened(browser, server.metrics, width=360, height=740) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        widths = page.evaluate("[...document.querySelectorAll('.plot canvas')].map((canvas) => canvas.clientWidth)")
+        assert len(widths) == 9
+        assert min(widths) > 280
+
+
+def test_can_be_used_without_a_mouse_and_without_seeing_it(browser: Browser, server: ServerProcess) -> None:
+    """Everything that can be used is reached by the Tab key and has a name; charts say their figures."""
+    with opened(browser, server.metrics) as page:
+        reached = []
+        for _ in range(40):
+            page.press("Tab")
+            reached.append(
+                page.evaluate(
+                    """(() => {
+                        const at = document.activeElement;
+                        return at.id || at.name || at.dataset.chart || at.tagName;
+                    })()"""
+                )
+            )
+        assert {"span", "pause", "theme", "calls", "latency", "saturation", "padding"} <= set(reached)
+        nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+        roles = {"button", "combobox", "img", "image", "radio", "link"}
+        named = [(node["role"]["value"], node["name"]["value"]) for node in nodes if node["role"]["value"] in roles]
+        assert [role for role, name in named if not name] == []
+        labels = page.evaluate("[...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-label'))")
+        assert all("Now: " in label for label in labels)

@@ -1,0 +1,97 @@
+"""What a real server records of work that nobody waits for, and of texts that wait for mates."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from headwaiter import AsyncClient, Client
+from headwaiter_proto.v1 import inference_pb2
+
+from .process import ServerProcess, running_server
+
+GENERATE = "/headwaiter.v1.InferenceService/Generate"
+WASTED = 'headwaiter_wasted_cpu_seconds_total{{model="pronounce",reason="{}"}}'
+SPENT = 'headwaiter_cpu_seconds_total{model="pronounce"}'
+
+
+def until(server: ServerProcess, condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The first scrape of which it holds."""
+    end = time.monotonic() + 20
+    while not condition(scraped := server.scrape()):
+        assert time.monotonic() < end, "the metrics never said so"
+        time.sleep(0.05)
+    return scraped
+
+
+def settled(server: ServerProcess) -> tuple[float, ...]:
+    """What was wasted by cancelling and by expiry, and what runs took, once nothing runs and nothing is added any more."""
+    names = (WASTED.format("cancelled"), WASTED.format("expired"), SPENT)
+    before: tuple[float, ...] = ()
+    while True:
+        # The texts that are left go in a last run, which is charged a moment after they have gone.
+        scraped = until(server, lambda scraped: scraped['headwaiter_running_texts{model="pronounce"}'] == 0)
+        now = tuple(scraped[name] for name in names)
+        if now == before:
+            return now
+        before = now
+
+
+async def test_all_is_wasted_when_nobody_stays(models_dir: Path) -> None:
+    """Of calls that are all cancelled or expire while they are generated, every second that runs took was wasted."""
+    dice = random.Random(1)
+    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=20)) for _ in range(1000)]
+    request = inference_pb2.GenerateRequest(texts=words).SerializeToString()
+    with running_server("--models", str(models_dir), "--lame-duck-seconds", "0", "--workers", "1") as server:
+        async with grpc.aio.insecure_channel(server.grpc) as channel:
+            generate: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(GENERATE)
+            gone, late = generate(request), generate(request, timeout=3.0)
+            await asyncio.to_thread(until, server, lambda scraped: scraped[SPENT] > 0.5)
+            gone.cancel()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await late
+        cancelled, expired, spent = await asyncio.to_thread(settled, server)
+    assert cancelled > 0
+    assert expired > 0
+    # Tokenizing is wasted too, and no part of the runs.
+    assert spent == pytest.approx(cancelled + expired, rel=0.05)
+
+
+@pytest.mark.torch
+def test_texts_of_several_callers_share_a_run_when_they_wait_for_mates(encoders_dir: Path) -> None:
+    """With a delay, callers who send within it are answered from one run, which says why it began."""
+    with (
+        running_server("--models", str(encoders_dir), "--batch-delay-seconds", "1") as server,
+        Client(server.grpc) as client,
+        ThreadPoolExecutor(4) as callers,
+    ):
+        results = list(callers.map(lambda word: client.embed([word], model="embed"), ["soup", "fire", "water", "note"]))
+        assert {result.timings.batch_size for result in results} == {4}
+        assert max(result.timings.queue_seconds for result in results) == pytest.approx(1.0, abs=0.3)
+        scraped = server.scrape()
+    assert scraped['headwaiter_batches_total{model="embed",reason="delay"}'] == 1
+    assert scraped['headwaiter_batch_wait_duration_seconds_sum{model="embed"}'] == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.torch
+async def test_server_that_drains_does_not_wait_for_mates(encoders_dir: Path) -> None:
+    """After SIGTERM a text that would wait for ten seconds more is answered as soon as no more calls are taken."""
+    arguments = ("--models", str(encoders_dir), "--batch-delay-seconds", "10", "--lame-duck-seconds", "0")
+    with running_server(*arguments) as server:
+        async with AsyncClient(server.grpc) as client:
+            call = asyncio.create_task(client.embed(["soup"], model="embed"))
+            await asyncio.to_thread(
+                until, server, lambda scraped: scraped['headwaiter_queue_depth{model="embed"}'] == 1
+            )
+            server.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(8):
+                result = await call
+        assert result.timings.batch_size == 1
+        assert server.process.wait(20) == 0
