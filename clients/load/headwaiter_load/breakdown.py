@@ -1,0 +1,62 @@
+"""What a result keeps of the server's own metrics: readings of the measured part, as plain JSON."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from headwaiter_load.results import Settings
+from headwaiter_load.server_metrics import ServerWatch, reduce_text, scrape
+
+# Distributions are shown for the run as a whole only, and buckets are most of what a reading holds.
+_BUCKET: Final = "_bucket:"
+
+
+class Breakdown:
+    """The server's figures from the beginning of the measured part to its end.
+
+    Args:
+        metrics_url: The server's /metrics.
+        settings: Of the run: they name the model.
+
+    Raises:
+        MetricsError: Nobody answers there, or not with Headwaiter's metrics; a `ValueError`.
+    """
+
+    def __init__(self, metrics_url: str, settings: Settings) -> None:
+        page, _ = scrape(metrics_url)
+        reduce_text(page.decode(errors="replace"))
+        self._url = metrics_url
+        self._model = settings.model
+        self._watch: ServerWatch | None = None
+
+    def begin(self) -> None:
+        """Take the first reading, and one every second from now on."""
+        self._watch = ServerWatch(self._url, self._model, time.monotonic())
+        self._watch.start()
+
+    def end(self) -> dict[str, Any]:
+        """Take the last reading.
+
+        Returns:
+            What `RunResult.server` holds; `server_side.ServerSide` reads it.
+        """
+        if self._watch is None:
+            raise RuntimeError("a breakdown that has not begun cannot end")
+        self._watch.stop()
+        readings = self._watch.readings
+        ends = (0, len(readings) - 1)
+        return {
+            "metrics_url": self._url,
+            "model": self._model,
+            "problem": self._watch.problem,
+            "readings": [
+                {
+                    "at_seconds": reading.at_seconds,
+                    "values": {
+                        name: value for name, value in reading.values.items() if number in ends or _BUCKET not in name
+                    },
+                }
+                for number, reading in enumerate(readings)
+            ],
+        }

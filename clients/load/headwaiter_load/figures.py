@@ -1,0 +1,253 @@
+"""The figures of a result, as the terminal and the page show them: the same ones, with the same units, in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headwaiter_load import units
+from headwaiter_load.results import CapacityResult, Distribution, RunResult, Settings
+from headwaiter_load.server_side import ServerSide
+
+_SHOWN_PERCENTILES: Final = ("50", "90", "99", "99.9")
+# A percentile is made of the calls beyond it; of fewer than these it is little more than the longest call.
+_FEWEST_BEYOND: Final = 5
+# Of all calls of an open loop: how many more may be outstanding at the end.
+_LARGEST_GROWTH: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number and how it is written.
+
+    Attributes:
+        value: As it stands in the result, in seconds, calls or shares of 1; None where there is none.
+        text: For people, with its unit.
+    """
+
+    value: float | None
+    text: str
+
+
+Cell = str | Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows under a title.
+
+    Attributes:
+        title: What they are about.
+        columns: Heads of the columns; the first is of the rows' names.
+        rows: A name and cells; as many as columns.
+        note: What must be known to read them.
+        wide: Whether it has many columns or long words.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    wide: bool = False
+
+
+def seconds(value: float | None) -> Figure:
+    """A time."""
+    return Figure(value, units.seconds(value))
+
+
+def rate(value: float | None) -> Figure:
+    """A number a second."""
+    return Figure(value, units.rate(value))
+
+
+def count(value: float | None) -> Figure:
+    """A whole number."""
+    return Figure(value, units.count(value))
+
+
+def share(value: float | None) -> Figure:
+    """A share of 1."""
+    return Figure(value, units.share(value))
+
+
+def number(value: float | None) -> Figure:
+    """A number without a unit."""
+    return Figure(value, units.number(value))
+
+
+def load_in_words(settings: Settings) -> str:
+    """How calls came: `Poisson arrivals, 120/s`."""
+    of_rate = "" if settings.rate is None else f", {units.rate(settings.rate)}"
+    return {
+        "closed": f"{settings.outstanding} calls outstanding",
+        "constant": f"evenly spaced calls{of_rate}",
+        "poisson": f"Poisson arrivals{of_rate}",
+        "bursty": f"bursts of {settings.burst_size} calls{of_rate}",
+        "replay": "a trace replayed",
+    }[settings.load]
+
+
+def settings_section(settings: Settings) -> Section:
+    """What was asked for."""
+    texts = "as in the trace" if not settings.texts_per_call else str(settings.texts_per_call)
+    deadline = "none" if settings.deadline_seconds is None else units.seconds(settings.deadline_seconds)
+    if settings.load == "replay":
+        deadline = "as in the trace"
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("Server", settings.target),
+        ("Protocol", {"headwaiter": "headwaiter.v1", "oip": "Open Inference Protocol"}[settings.protocol]),
+        ("Task", f"{settings.task}{', as messages of streams' if settings.stream else ''}"),
+        ("Model", " ".join(filter(None, (settings.model or "the only one", settings.version)))),
+        ("Load", load_in_words(settings)),
+        ("Texts per call", texts),
+        ("Workload", settings.workload),
+        ("Deadline", deadline),
+        ("Length", f"{units.seconds(settings.seconds)} after {units.seconds(settings.warmup_seconds)} of warm-up"),
+        ("Sent by", f"{settings.processes} processes with {settings.connections} connections each"),
+        ("Seed", str(settings.seed)),
+    )
+    return Section("Settings", ("", ""), rows)
+
+
+def run_sections(result: RunResult) -> list[Section]:
+    """Everything that was measured from the caller's side, and of the tester itself."""
+    errors = [_errors(result)] if result.errors else []
+    return [_latencies(result), *errors, _rates(result), _tester(result)]
+
+
+def run_warnings(result: RunResult, server: ServerSide | None) -> list[str]:
+    """What makes the figures of a run doubtful, and what to do."""
+    warnings = list(result.tester.warnings)
+    if not result.finished:
+        warnings.append("The run was interrupted: these are the figures of what there was.")
+    if result.settings.load != "closed" and result.scheduled:
+        growth = result.outstanding_at_end - result.outstanding_at_begin
+        # Of a queue that is in balance the ends differ by chance, by little against all calls.
+        if growth > max(10, result.scheduled * _LARGEST_GROWTH):
+            warnings.append(
+                f"{units.count(growth)} more calls were outstanding at the end than at the beginning: the server did"
+                " not keep up, and a longer run would show longer latencies. Offer less."
+            )
+    if server is not None and server.problem:
+        warnings.append(f"The server's metrics: {server.problem}.")
+    return warnings
+
+
+def _rates(result: RunResult) -> Section:
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("Due", count(result.scheduled), rate(result.offered_per_second)),
+        ("Answered", count(result.answered), rate(result.answered_per_second)),
+        ("Texts answered", count(result.texts), rate(result.texts_per_second)),
+        ("Failed", count(result.failed), share(result.error_ratio)),
+    )
+    return Section(
+        "Calls", ("", "number", "rate"), rows, f"of {units.seconds(result.measured_seconds)}, warm-up left out"
+    )
+
+
+def _latencies(result: RunResult) -> Section:
+    rows: list[tuple[Cell, ...]] = [("From when it was due", *_spread(result.latency))]
+    if result.settings.load != "closed":
+        rows.append(("From when it was sent", *_spread(result.service_time)))
+    if result.failed:
+        rows.append(("Of failed calls", *_spread(result.error_latency)))
+    columns = ("", *(f"p{percentile}" for percentile in _SHOWN_PERCENTILES), "max", "mean")
+    note = ""
+    if few := [f"p{each}" for each in _SHOWN_PERCENTILES if not _enough(result.latency.count, each)]:
+        note = f"fewer than {_FEWEST_BEYOND} calls lie beyond {few[0]}: it says little"
+    return Section("Latency", columns, tuple(rows), note, wide=True)
+
+
+def _enough(calls: int, percentile: str) -> bool:
+    return calls * (1 - float(percentile) / 100) >= _FEWEST_BEYOND
+
+
+def _spread(times: Distribution) -> tuple[Cell, ...]:
+    if not times.count:
+        return (units.NOTHING,) * (len(_SHOWN_PERCENTILES) + 2)
+    figures = (*(times.percentiles[each] for each in _SHOWN_PERCENTILES), times.max_seconds, times.mean_seconds)
+    return tuple(map(seconds, figures))
+
+
+def _errors(result: RunResult) -> Section:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (error.code, count(error.count), share(error.count / result.scheduled), error.example)
+        for error in result.errors
+    )
+    return Section("Failed calls", ("", "number", "of all calls", "one of them said"), rows, wide=True)
+
+
+def _tester(result: RunResult) -> Section:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (f"Process {process.number}", share(process.cpu_share), seconds(process.late_p99_seconds))
+        for process in result.tester.processes
+    )
+    return Section(
+        "The tester itself",
+        ("", "CPU, of one core", "sent late, p99"),
+        rows,
+        f"{units.seconds(tester_cpu_seconds(result))} of processor time per 1000 calls",
+    )
+
+
+def tester_cpu_seconds(result: RunResult) -> float | None:
+    """Processor seconds of the tester for 1000 calls."""
+    used = sum(process.cpu_seconds for process in result.tester.processes)
+    return used * 1000 / result.scheduled if result.scheduled else None
+
+
+def several_section(runs: Mapping[str, RunResult]) -> Section:
+    """Runs at several rates, a row for each."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, run in sorted(runs.items(), key=lambda each: each[1].offered_per_second):
+        times = run.latency.percentiles if run.latency.count else {}
+        cpu = max((process.cpu_share for process in run.tester.processes), default=None)
+        rows.append(
+            (
+                name,
+                load_in_words(run.settings),
+                rate(run.offered_per_second),
+                rate(run.answered_per_second),
+                *(seconds(times.get(percentile)) for percentile in ("50", "90", "99")),
+                share(run.error_ratio),
+                share(cpu),
+            )
+        )
+    columns = ("", "load", "due", "answered", "p50", "p90", "p99", "failed", "tester's CPU")
+    return Section("The runs", columns, tuple(rows), wide=True)
+
+
+def search_section(result: CapacityResult) -> Section:
+    """The steps of a search for capacity."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            f"{step.number}. {step.phase}{', second try' if step.attempt > 1 else ''}",
+            rate(step.rate),
+            rate(step.answered_per_second),
+            seconds(step.p50_seconds),
+            seconds(step.p99_seconds),
+            share(step.error_ratio),
+            share(step.cpu_share),
+            "met" if step.met else f"missed: {'; '.join(step.reasons)}",
+        )
+        for step in result.steps
+    )
+    columns = ("Step", "offered", "answered", "p50", "p99", "failed", "tester's CPU", "goal")
+    goal = f"goal: p99 at most {units.seconds(result.goal.p99_seconds)}, failed at most"
+    return Section("The search", columns, rows, f"{goal} {units.share(result.goal.error_ratio)}", wide=True)
+
+
+def capacity_in_words(result: CapacityResult) -> str:
+    """What the search found, in one sentence."""
+    if result.capacity_per_second is None:
+        lowest = min((step.rate for step in result.steps), default=None)
+        return f"No rate met the goal, not even {units.rate(lowest)}." if lowest else "No rate was tried."
+    found = f"Capacity: {units.rate(result.capacity_per_second)}"
+    return {
+        "server": f"{found}; {units.rate(result.missed_per_second)} was too much.",
+        "max-rate": f"{found} or more: the highest rate that was allowed met the goal.",
+        "tester": f"{found} or more: the tester itself could not send faster.",
+        "interrupted": f"{found} or more: the search was interrupted.",
+    }[result.limited_by]
