@@ -28,7 +28,12 @@ PADDED := $(ENCODERS)/padded/minilm/1
 CHECKPOINT := examples/pronounce/checkpoint
 BUNDLE := models/pronounce/1
 
-.PHONY: help setup proto lint test demo serve bench mutants docs clean prove-wheel prove-image
+# Runs docker-compose.yml. Whatever understands it will do.
+COMPOSE ?= docker compose
+# What `make load` says to the load tester instead of the compose file's own command.
+LOAD ?=
+
+.PHONY: help setup proto lint test demo serve up load down bench mutants docs clean prove-wheel prove-image
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +62,18 @@ demo: $(BUNDLE)/manifest.json ## export the shipped model, serve it, pronounce s
 serve: $(BUNDLE)/manifest.json ## export the shipped model and serve it until interrupted
 	exec $(BIN)/headwaiter-server --models models
 
+up: $(BUNDLE)/manifest.json .env ## the server, Prometheus and Grafana in containers; exports the shipped model first
+	$(COMPOSE) up --build --detach --wait
+	@echo "gRPC 127.0.0.1:8001, page http://127.0.0.1:8002, Prometheus http://127.0.0.1:9090, Grafana http://127.0.0.1:3000"
+	@echo "Grafana's password of admin is in .env; to look needs none. Load: make load. End: make down."
+
+load: .env ## load the server that `make up` started; the report goes to build/load
+	mkdir -p build/load
+	$(COMPOSE) run --build --rm --user "$$(id -u):$$(id -g)" load $(LOAD)
+
+down: .env ## stop and remove the containers; what they have stored stays
+	$(COMPOSE) --profile load down
+
 bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## measure speed and write the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py --models models
 	$(BIN)/python benchmarks/encoders/run.py --packed $(ENCODERS)/packed --padded $(ENCODERS)/padded
@@ -64,13 +81,18 @@ bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json #
 mutants: setup ## break each invariant on purpose; its tests must notice
 	$(BIN)/python tests/mutants/run.py
 
-docs: setup ## write the generated pages of docs/ again
+docs: setup ## write the generated pages of docs/ again, and the dashboards
 	$(BIN)/python docs/build_reference.py
+	$(BIN)/python -m deploy.grafana.build
 
 clean: ## remove what was built: environments, caches, the exported model
 	rm -rf $(VENV) $(VENV_PROTO) models/pronounce dist build htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Read by Compose. For nobody else's eyes: a password that was made up here.
+.env:
+	umask 077 && printf 'GRAFANA_ADMIN_PASSWORD=%s\n' "$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" >$@
 
 # What `make test` adds to pytest's own run.
 prove-wheel: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json
@@ -82,7 +104,7 @@ prove-image: setup $(BUNDLE)/manifest.json
 $(DEMO_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(INSTALL) --build-constraint constraints.txt --editable '.[server,export]'
+	$(INSTALL) --build-constraint constraints.txt --editable '.[server,export,load]'
 	touch $@
 
 $(SETUP_STAMP): $(DEMO_STAMP)

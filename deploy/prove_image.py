@@ -3,7 +3,7 @@
 Every step of the Dockerfile is run, as it is written there, in a sandbox that stands for its stage. Then the
 final stage is started as a hardened container would be: a user that is not root, no capabilities, a read-only
 root, `/tmp` in memory, no network but loopback. There `import torch` must fail; the server must start, pass
-its health check, answer a call, drain and exit with 0.
+its health check, answer a call, drain and exit with 0. The load tester's stage must say what it can do.
 
     python -m deploy.prove_image --models models
 """
@@ -31,6 +31,8 @@ PREFIXES = (Path("/build"), Path("/opt/headwaiter"))
 VENV = PREFIXES[1]
 PROBE = Path("/probe.py")
 SHIMS = Path("/shims")
+# The stage of the load tester; the server's is the last one, and has no name.
+LOAD = "load"
 
 
 def main() -> int:
@@ -44,9 +46,10 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="headwaiter-image-") as folder:
         stages = parse(ROOT / "server" / "Dockerfile")
-        built = Builder(Path(folder)).build(stages)
+        trees = Builder(Path(folder)).build(stages)
         print(f"prove_image: installed in {time.monotonic() - started:.0f} s", flush=True)
-        code = start(stages[-1], built, arguments.models.resolve(), Path(folder))
+        code = start(stages[-1], trees[""], arguments.models.resolve(), Path(folder))
+        code = code or ask_load_tester(next(stage for stage in stages if stage.name == LOAD), trees[LOAD], Path(folder))
     print(f"prove_image: {'ok' if code == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s")
     return code
 
@@ -57,6 +60,7 @@ class Builder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._trees: dict[str, Path] = {}
+        self._workdirs: dict[str, Path] = {}
         shims = folder / "shims"
         shims.mkdir()
         # Seen inside at another path, so that nothing that is installed can refer to this machine.
@@ -67,8 +71,8 @@ class Builder:
             if Path(name).is_dir():
                 self._readable[Path(name)] = Path(name)
 
-    def build(self, stages: list[Stage]) -> Path:
-        """Run every stage; returns the tree of the last one."""
+    def build(self, stages: list[Stage]) -> dict[str, Path]:
+        """Run every stage; returns their trees by name."""
         for number, stage in enumerate(stages):
             tree = self._folder / f"stage-{number}"
             for prefix in PREFIXES:
@@ -77,10 +81,10 @@ class Builder:
                 shutil.copytree(self._trees[stage.parent], tree, symlinks=True, dirs_exist_ok=True)
             self._trees[stage.name] = tree
             self._run(stage, tree)
-        return tree
+        return self._trees
 
     def _run(self, stage: Stage, tree: Path) -> None:
-        workdir = Path("/")
+        workdir = self._workdirs.get(stage.parent, Path("/"))
         for verb, text in stage.steps:
             print(f"prove_image: {verb} {text}", flush=True)
             if verb == "WORKDIR":
@@ -99,6 +103,7 @@ class Builder:
                     network=True,
                 )
                 subprocess.run(box.command(["/bin/sh", "-c", text]), check=True)  # noqa: S603
+        self._workdirs[stage.name] = workdir
 
     def _copy(self, text: str, tree: Path, workdir: Path) -> None:
         """Copy as Docker does: a folder's content, or files into a folder that ends in a slash."""
@@ -121,22 +126,8 @@ class Builder:
 
 def start(stage: Stage, tree: Path, models: Path, folder: Path) -> int:
     """Start the final stage and probe it from inside; returns the exit code."""
-    if stage.user is None or 0 in stage.user:
-        raise DockerfileError("the final stage runs as root")
-    # A stranger must be able to read what is bind-mounted, whatever this user's umask.
-    for path in (folder, tree):
-        path.chmod(0o755)
-    box = Sandbox(
-        readable={
-            VENV: _at(tree, VENV),
-            Path(stage.environment["HEADWAITER_MODELS"]): models,
-            PROBE: ROOT / "deploy" / "probe.py",
-            SHIMS: folder / "shims",
-        },
-        environment=stage.environment,
-        workdir="/tmp",  # noqa: S108
-        user=stage.user,
-    )
+    more = {Path(stage.environment["HEADWAITER_MODELS"]): models, PROBE: ROOT / "deploy" / "probe.py"}
+    box = _hardened(stage, tree, folder, more)
     ports = [str(port) for port in stage.ports]
     probe = [str(VENV / "bin" / "python"), str(PROBE)]
     command = [
@@ -150,6 +141,29 @@ def start(stage: Stage, tree: Path, models: Path, folder: Path) -> int:
     ]
     wrapped = box.command(command)
     return subprocess.run(wrapped, check=False, timeout=180).returncode  # noqa: S603
+
+
+def ask_load_tester(stage: Stage, tree: Path, folder: Path) -> int:
+    """Start the load tester's stage, without a server to load; returns the exit code."""
+    box = _hardened(stage, tree, folder, {})
+    print(f"prove_image: {' '.join(stage.entrypoint)} --help", flush=True)
+    command = box.command([*stage.entrypoint, "--help"])
+    return subprocess.run(command, check=False, timeout=60, stdout=subprocess.DEVNULL).returncode  # noqa: S603
+
+
+def _hardened(stage: Stage, tree: Path, folder: Path, readable: dict[Path, Path]) -> Sandbox:
+    """A sandbox as tight as a hardened container of a stage."""
+    if stage.user is None or 0 in stage.user:
+        raise DockerfileError(f"the stage {stage.name!r} runs as root")
+    # A stranger must be able to read what is bind-mounted, whatever this user's umask.
+    for path in (folder, tree):
+        path.chmod(0o755)
+    return Sandbox(
+        readable={VENV: _at(tree, VENV), SHIMS: folder / "shims", **readable},
+        environment=stage.environment,
+        workdir="/tmp",  # noqa: S108
+        user=stage.user,
+    )
 
 
 def _at(tree: Path, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Runs the tests against the built wheel, in an environment that holds it, its server extra and no torch.
+"""Runs the tests against the built wheel, in an environment that holds it, its extras and no torch.
 
 The tests run in a copy of their own, so that nothing of the working tree can be imported in the wheel's place. Tests of
 the export side are left out: those marked `torch`, and files that import it.
@@ -25,7 +25,7 @@ from deploy.wheel import ROOT, build_wheel
 # Importable only where the export extra is installed; examples and benchmarks use it.
 EXPORT_SIDE = {"benchmarks", "examples", "headwaiter_export", "onnxscript", "safetensors", "torch"}
 SUITES = ("tests/unit", "tests/e2e")
-PACKAGES = ("headwaiter", "headwaiter_proto", "headwaiter_server")
+PACKAGES = ("headwaiter", "headwaiter_load", "headwaiter_proto", "headwaiter_server")
 
 CHECK = f"""
 import importlib, importlib.util, sys
@@ -61,11 +61,11 @@ def main() -> int:
 
 
 def install(wheel: Path, venv: Path) -> str:
-    """Make an environment of the wheel, its server extra and the test tools; returns its interpreter."""
+    """Make an environment of the wheel, all its extras but the export, and the test tools; returns its interpreter."""
     run([sys.executable, "-m", "venv", "--without-pip", str(venv)], ROOT)
     python = str(venv / "bin" / "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--constraint", "constraints.txt"]
-    run([*pip, f"{wheel}[server]", "--group", "test"], ROOT)
+    run([*pip, f"{wheel}[server,otel,load]", "--group", "test"], ROOT)
     return python
 
 
@@ -86,9 +86,9 @@ def export_side_tests(workdir: Path) -> list[Path]:
 
 
 def imported_packages(module: ast.Module) -> set[str]:
-    """Name the top-level packages that a module imports."""
+    """Name the top-level packages without which a module cannot be imported; what functions import, they may skip."""
     names: set[str] = set()
-    for node in ast.walk(module):
+    for node in module.body:
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -1,0 +1,206 @@
+"""A server under a load of every kind, whose callers count what they get: what the dashboards are held to.
+
+First the calm: calls that are answered, or fail, in numbers that are known. Then the storm: long calls take every
+place, so that others are refused, until they are cancelled or expire. Last the server is frozen for a moment.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import psutil
+
+from .callers import Callers, Sent
+from .monitored_models import POISON
+from .process import ServerProcess, running_server
+from .prometheus import Labels, Prometheus, running_prometheus
+from .windows import Window
+
+SLO_SECONDS = 0.25
+MOST_CALLS = 8
+MOST_TEXTS = 100_000
+MEMORY_BYTES = 4_000_000_000
+# Texts of each call that takes a place in the storm: more than can be generated meanwhile.
+LONG_TEXTS = 1500
+STORM_SECONDS = 12.0
+# Long enough for two scrapes to fail.
+FROZEN_SECONDS = 3.0
+BIG_TEXTS = 8000
+MIXED = ("soup", "the waiter walked to the table", "ada wrote the first note of the engine, and the note was long")
+
+
+@dataclass(frozen=True)
+class Story:
+    """A server that has been through it all, and the Prometheus that watched.
+
+    Attributes:
+        server: The server.
+        prometheus: Its Prometheus.
+        calm: Calls in known numbers.
+        storm: Overload, cancels, expired deadlines.
+        whole: Both.
+        ever: All that Prometheus has seen, from the first sample of each series.
+        end: When the freeze was over, in Unix time.
+        held_seconds: How long at least the worker was never idle.
+        load_seconds: What the start of the server took.
+        resident_bytes: Memory of its process after the storm, by the operating system.
+    """
+
+    server: ServerProcess
+    prometheus: Prometheus
+    calm: Window
+    storm: Window
+    whole: Window
+    ever: Window
+    end: float
+    held_seconds: float
+    load_seconds: float
+    resident_bytes: int
+
+
+@contextmanager
+def told_story(models: Path, folder: Path) -> Iterator[Story]:
+    """Start everything, and put the server through it all."""
+    began = time.monotonic()
+    with (
+        running_server(
+            *("--models", str(models), "--workers", "1", "--slo-seconds", str(SLO_SECONDS)),
+            *("--max-calls", str(MOST_CALLS), "--max-texts", str(BIG_TEXTS), "--max-waiting-texts", str(MOST_TEXTS)),
+            *("--memory-limit-bytes", str(MEMORY_BYTES), "--lame-duck-seconds", "0"),
+        ) as server,
+        grpc.insecure_channel(server.grpc, options=[("grpc.enable_retries", 0)]) as channel,
+    ):
+        load_seconds = time.monotonic() - began
+        process = psutil.Process(server.process.pid)
+        callers = Callers(channel)
+        _warm_up(callers, server)
+        with running_prometheus(folder, server.metrics) as prometheus:
+            edges = [_edge(prometheus, process, callers)]
+            _calm(callers)
+            edges.append(_edge(prometheus, process, callers))
+            held_seconds = _storm(callers, server)
+            edges.append(_edge(prometheus, process, callers))
+            resident_bytes = process.memory_info().rss
+            _freeze(server)
+            end = prometheus.settled()
+            first = {labels: values[0] for labels, values in prometheus.samples('{job="headwaiter"}').items()}
+            yield Story(
+                server,
+                prometheus,
+                calm=_window(prometheus, callers, edges[0], edges[1]),
+                storm=_window(prometheus, callers, edges[1], edges[2]),
+                whole=_window(prometheus, callers, edges[0], edges[2]),
+                ever=replace(_window(prometheus, callers, edges[0], edges[2]), before=first),
+                end=end,
+                held_seconds=held_seconds,
+                load_seconds=load_seconds,
+                resident_bytes=resident_bytes,
+            )
+
+
+def _warm_up(callers: Callers, server: ServerProcess) -> None:
+    """One call of every kind, so that every series is there: the first event of a new one cannot be seen as a rise."""
+    for model in ("embed", "fragile"):
+        callers.embed("soup", model=model).ended()
+    callers.embed("soup", timeout=30).ended()
+    callers.embed(POISON, model="fragile").ended()
+    callers.embed("", model="embed").ended()
+    callers.embed("soup", model="nobody").ended()
+    callers.tag("soup").ended()
+    callers.generate("soup").ended()
+    callers.generate(*["word"] * LONG_TEXTS, timeout=0.2).ended()
+    _cancelled(callers, callers.generate(*["word"] * LONG_TEXTS), server)
+    places = _take_every_place(callers, server)
+    callers.embed("soup").ended()
+    for each in places:
+        each.future.cancel()
+    for each in places:
+        each.ended()
+    _until(server, "headwaiter_calls_held", 0)
+
+
+def _calm(callers: Callers) -> None:
+    for _ in range(40):
+        callers.embed("soup").ended()
+    callers.together(lambda _: callers.embed(*MIXED * 5, timeout=30), 30, MOST_CALLS)
+    callers.together(lambda _: callers.tag(*MIXED * 3), 30, MOST_CALLS)
+    callers.together(lambda number: callers.embed(POISON if number % 2 else "soup", model="fragile"), 20, MOST_CALLS)
+    callers.together(lambda _: callers.embed("", model="embed"), 20, MOST_CALLS)
+    callers.together(lambda _: callers.embed("soup", model="nobody"), 15, MOST_CALLS)
+    callers.together(lambda _: callers.generate("waiter", "soup", "lovelace"), 20, MOST_CALLS)
+    for _ in range(5):
+        callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
+
+
+def _storm(callers: Callers, server: ServerProcess) -> float:
+    """Returns how long the worker was never idle, at least."""
+    places = _take_every_place(callers, server, timeout=STORM_SECONDS)
+    began = time.monotonic()
+    for _ in range(30):
+        callers.embed("soup").ended()
+    # Half of them have a deadline; their end is the storm's.
+    expiring, cancelled = places[: MOST_CALLS // 2], places[MOST_CALLS // 2 :]
+    for each in expiring:
+        each.ended()
+    held_seconds = time.monotonic() - began
+    for each in cancelled:
+        each.future.cancel()
+    for each in cancelled:
+        each.ended()
+    _until(server, "headwaiter_calls_held", 0)
+    return held_seconds
+
+
+def _take_every_place(callers: Callers, server: ServerProcess, timeout: float | None = None) -> list[Sent]:
+    """Long calls, of which the first half has a deadline, if one is given."""
+    sent = [
+        callers.generate(*["abcdefgh" * 5] * LONG_TEXTS, timeout=timeout if number < MOST_CALLS // 2 else None)
+        for number in range(MOST_CALLS)
+    ]
+    _until(server, "headwaiter_waiting_texts_held", MOST_CALLS * LONG_TEXTS)
+    return sent
+
+
+def _cancelled(callers: Callers, sent: Sent, server: ServerProcess) -> None:
+    _until(server, 'headwaiter_running_texts{model="pronounce"}', 1)
+    sent.future.cancel()
+    sent.ended()
+    _until(server, "headwaiter_calls_held", 0)
+
+
+def _freeze(server: ServerProcess) -> None:
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(FROZEN_SECONDS)
+    server.process.send_signal(signal.SIGCONT)
+
+
+def _until(server: ServerProcess, name: str, least: float) -> None:
+    """Wait until a gauge has so much or, of 0, until it has nothing."""
+    while not (server.scrape()[name] >= least if least else server.scrape()[name] == 0):
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class _Edge:
+    at: float
+    calls: int
+    cpu_seconds: float
+    series: dict[Labels, float]
+
+
+def _edge(prometheus: Prometheus, process: psutil.Process, callers: Callers) -> _Edge:
+
+    at = prometheus.settled()
+    times = process.cpu_times()
+    return _Edge(at, len(callers.seen), times.user + times.system, prometheus.instant('{job="headwaiter"}', at))
+
+
+def _window(prometheus: Prometheus, callers: Callers, start: _Edge, end: _Edge) -> Window:
+    calls = tuple(callers.seen[start.calls : end.calls])
+    return Window(prometheus, start.at, end.at, calls, end.cpu_seconds - start.cpu_seconds, start.series, end.series)
