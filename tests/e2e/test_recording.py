@@ -32,7 +32,7 @@ def until(server: ServerProcess, condition: Callable[[dict[str, float]], bool]) 
 
 
 def settled(server: ServerProcess) -> tuple[float, ...]:
-    """What was wasted by cancelling and by expiry, and what runs took, once nothing runs and nothing is added any more."""
+    """What was wasted by cancelling and by expiry, and what runs took, once nothing runs and nothing is added."""
     names = (WASTED.format("cancelled"), WASTED.format("expired"), SPENT)
     before: tuple[float, ...] = ()
     while True:
@@ -60,8 +60,9 @@ async def test_all_is_wasted_when_nobody_stays(models_dir: Path) -> None:
         cancelled, expired, spent = await asyncio.to_thread(settled, server)
     assert cancelled > 0
     assert expired > 0
-    # Tokenizing is wasted too, and no part of the runs.
-    assert spent == pytest.approx(cancelled + expired, rel=0.05)
+    # What is beyond that is tokenizing the two thousand words, some 50 ms.
+    assert spent <= (cancelled + expired) * (1 + 1e-9)
+    assert cancelled + expired - spent < 0.25
 
 
 @pytest.mark.torch

@@ -147,8 +147,8 @@ class ServerSettings(BaseSettings):
         le=10,
         description="How long a text for an encoder may wait for others to share its run while a worker is idle, "
         "counted from the arrival of its call. A full run, or a deadline that would be missed, ends the wait. 0 never "
-        "waits, which answers soonest; a few milliseconds save processor time where many callers send one text each, "
-        "and cost each of them so much. Under load texts wait for a worker anyway. With batching none it does nothing.",
+        "waits, which answers soonest. More fills runs where many callers send one text each: nearly all of them then "
+        "wait that long, and little processor time is saved. With batching none it does nothing.",
     )
     calibration: CalibrationMode = Field(
         default="on",
