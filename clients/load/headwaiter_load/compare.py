@@ -143,10 +143,9 @@ def _plain(before: RunResult, after: RunResult) -> Iterable[tuple[str, Figure, F
     yield "texts", figures.rate(before.texts_per_second), figures.rate(after.texts_per_second)
     used = [figures.seconds(figures.tester_cpu_seconds(result)) for result in (before, after)]
     yield "tester's CPU for 1000 calls", used[0], used[1]
-    stretches = _stretch(before), _stretch(after)
-    if stretches[0] is None or stretches[1] is None:
+    first, second = _stretch(before), _stretch(after)
+    if first is None or second is None:
         return
-    first, second = stretches
     yield "server's latency, mean", figures.seconds(first.mean_seconds), figures.seconds(second.mean_seconds)
     yield "saturation of the workers", figures.share(first.saturation), figures.share(second.saturation)
     yield "processors used by the server", figures.number(first.cores), figures.number(second.cores)

@@ -41,7 +41,7 @@ async def test_mates_of_a_text_cancelled_in_its_last_step_get_their_tokens() -> 
 async def test_batch_that_breaks_answers_those_in_it_and_those_who_join() -> None:
     """If a run raises as a whole, the text that was running and those that joined with it are told; later ones run."""
 
-    def iterate(batch_id: int) -> Outcome:
+    def iterate(batch_id: int, idle_since: float) -> Outcome:
         raise ZeroDivisionError
 
     gate = Gate()
