@@ -7,14 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "load_tester.py"
 _FIGURE = re.compile(r"^(?P<name>\S.*?)\s{2,}(?P<median>-?[\d.]+)\s+\[", re.MULTILINE)
 
 
+@pytest.mark.torch  # as all of benchmarks/
 def test_both_testers_measure_the_same_calls(minilm: dict[str, Path]) -> None:
     models = minilm["packed"].parents[1]
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "load_tester.py", "--models", models, "--quick", "--rate", "20"],
+        [sys.executable, SCRIPT, "--models", models, "--quick", "--rate", "20"],
         capture_output=True,
         text=True,
         timeout=110,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from importlib.resources import files
 
-ROOT = Path(__file__).resolve().parents[3]
-OURS = ROOT / "clients/load/headwaiter_load/page_files/uplot"
-THE_SERVERS = ROOT / "server/headwaiter_server/metrics/page/vendor/uplot"
+OURS = files("headwaiter_load") / "page_files" / "uplot"
+THE_SERVERS = files("headwaiter_server") / "metrics" / "page" / "vendor" / "uplot"
 
 
 def test_its_files_are_those_that_the_note_tells_of() -> None:
