@@ -32,6 +32,7 @@ class Stage:
         entrypoint: The command.
         healthcheck: The command that tells whether it is well.
         ports: What `EXPOSE` names.
+        stop_signal: What ends it, before it is killed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     entrypoint: list[str] = field(default_factory=list)
     healthcheck: list[str] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
+    stop_signal: str = "SIGTERM"
 
 
 def parse(path: Path) -> list[Stage]:
@@ -78,9 +80,17 @@ def _add(stage: Stage, verb: str, text: str) -> None:
         stage.user = (int(match[1]), int(match[2]))
     elif verb == "EXPOSE":
         stage.ports = [int(port) for port in text.split()]
-    elif verb == "ENTRYPOINT":
+    elif verb in {"ENTRYPOINT", "HEALTHCHECK", "STOPSIGNAL"}:
+        _add_process(stage, verb, text)
+    elif verb != "LABEL":
+        raise DockerfileError(f"{verb} is not understood")
+
+
+def _add_process(stage: Stage, verb: str, text: str) -> None:
+    """What Docker does with the process of a container."""
+    if verb == "ENTRYPOINT":
         stage.entrypoint = json.loads(text)
     elif verb == "HEALTHCHECK":
         stage.healthcheck = json.loads(text[text.index("CMD") + len("CMD") :])
-    elif verb != "LABEL":
-        raise DockerfileError(f"{verb} is not understood")
+    else:
+        stage.stop_signal = text

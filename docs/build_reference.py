@@ -97,12 +97,15 @@ leads from a slow bucket to the trace.
 ## The objective
 
 `--slo-seconds` (0.1 by default) is the time within which calls should be answered. It is a bound of the buckets of
-every duration, so that the part of the calls that were answered in time is counted, not estimated:
+every duration, so that calls that were slower are counted, not estimated:
 
 ```promql
-sum(rate(headwaiter_request_duration_seconds_bucket{le="0.1"}[5m]))
-  / sum(rate(headwaiter_request_duration_seconds_count[5m]))
+sum(rate(headwaiter_request_duration_seconds_count[5m]))
+  - sum(rate(headwaiter_request_duration_seconds_bucket{le="0.1"}[5m]))
 ```
+
+Refused calls are quick: as a share, take it of those that the server has worked on, by the code of
+`headwaiter_requests_total`, as the recording rules do.
 
 `headwaiter_slo_seconds` tells dashboards and alerts which bound that is. All durations have the same buckets, in
 seconds: {bounds}.
@@ -122,7 +125,8 @@ of calls for each of its methods, too.
 - `headwaiter_saturation_ratio` at 1 means that there is always a run for every worker. More callers then only wait
   longer. `rate(headwaiter_worker_busy_seconds_total[5m]) / headwaiter_workers` is the same over another time.
 - Padding is `headwaiter_padding_tokens_total / headwaiter_computed_tokens_total`, by `rate()`: 0 for packed models.
-- Wasted work is `headwaiter_wasted_cpu_seconds_total / headwaiter_cpu_seconds_total`, by `rate()`. The wasted part is
+- Wasted work is `headwaiter_wasted_cpu_seconds_total / headwaiter_cpu_seconds_total`, by `rate()`; with tokenizing in
+  the first only, it may exceed 1 where nothing else was done. The wasted part is
   known when the call ends, which may be a little after its runs were counted.
 - A high `headwaiter_event_loop_lag_seconds` with workers that are not saturated means that calls are many and small:
   the one thread that reads, tokenizes and answers is full, not the workers.

@@ -68,6 +68,8 @@ class Server:
         """
         self._settings = settings
         self._stop = stop
+        # Kept, as it is looked up in files, and the live page asks every second.
+        self._version = version("headwaiter")
         self.metrics = Metrics(settings.slo_seconds)
         self.admission = Admission(settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts)
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
@@ -76,7 +78,7 @@ class Server:
         self._catalog = Catalog()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tracing = open_tracing(
-            settings.otlp_endpoint, settings.trace_sample_ratio, version("headwaiter"), self.dispatcher.clock
+            settings.otlp_endpoint, settings.trace_sample_ratio, self._version, self.dispatcher.clock
         )
         self._edge = Edge(self.admission, self.metrics, clock, self._tracing)
         service = InferenceService(Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts))
@@ -108,7 +110,7 @@ class Server:
         """
         sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
         hold_no_freed_memory()
-        self.metrics.build(version("headwaiter"), RUNTIME_VERSION)
+        self.metrics.build(self._version, RUNTIME_VERSION)
         watch(self.metrics, self._catalog, self.admission, self.dispatcher, self.forecast)
         self.metrics.watch(definitions.EVENT_LOOP_LAG_SECONDS, self._loop_lag.seconds)
         self._loop_lag.start()
@@ -219,7 +221,7 @@ class Server:
         return Situation(
             run=self._run,
             started=self._started,
-            version=version("headwaiter"),
+            version=self._version,
             state="draining" if self._stop.is_set() else serving,
             workers=self.dispatcher.workers,
             slo_seconds=self.metrics.slo_seconds,

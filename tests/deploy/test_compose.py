@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -192,19 +193,26 @@ def test_prometheus_has_every_rule(prometheus: Running, rules: list[dict[str, An
     assert not [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
 
 
+LOAD_STAGE = next(stage for stage in parse(ROOT / "server" / "Dockerfile") if stage.name == "load")
+
+
+def load_command(service: Service, server: Running, folder: Path, seconds: int) -> list[str]:
+    """The load generator's command line, for a server and a folder of this machine, and a length."""
+    own = {
+        "server:8001": server.addresses[0],
+        "http://server:8002/metrics": f"http://{server.addresses[1]}/metrics",
+        "60": str(seconds),
+        "/reports/load.json": str(folder / "load.json"),
+        "/reports/load.html": str(folder / "load.html"),
+    }
+    return [str(BIN / LOAD_STAGE.entrypoint[0]), *LOAD_STAGE.entrypoint[1:], *rewritten(service.command, own)]
+
+
 def test_load_generator_loads_and_prometheus_sees_it(
     server: Running, prometheus: Running, composed: dict[str, Service], tmp_path: Path
 ) -> None:
     """Its command line sends calls that are all answered, writes both reports, and Prometheus counts as many calls."""
-    (stage,) = (stage for stage in parse(ROOT / "server" / "Dockerfile") if stage.name == "load")
-    own = {
-        "server:8001": server.addresses[0],
-        "http://server:8002/metrics": f"http://{server.addresses[1]}/metrics",
-        "60": "3",  # a minute would tell no more
-        "/reports/load.json": str(tmp_path / "load.json"),
-        "/reports/load.html": str(tmp_path / "load.html"),
-    }
-    command = [str(BIN / stage.entrypoint[0]), *stage.entrypoint[1:], *rewritten(composed["load"].command, own)]
+    command = load_command(composed["load"], server, tmp_path, seconds=3)  # a minute would tell no more
     done = subprocess.run(
         command, env=path_only(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90
     )
@@ -221,6 +229,24 @@ def test_load_generator_loads_and_prometheus_sees_it(
         return next((value for value in values if value == answered(server.addresses[1])), None)
 
     assert awaited(counted, prometheus.process, "Prometheus counts every call") >= result["answered"]
+
+
+def test_a_load_generator_that_is_stopped_reports_what_there_is(
+    server: Running, composed: dict[str, Service], tmp_path: Path
+) -> None:
+    """The signal that its container is stopped with is one that it answers to."""
+    command = load_command(composed["load"], server, tmp_path, seconds=60)
+    before = answered(server.addresses[1])
+    with started(command, path_only(), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        # Of 20 calls a second, 40 and some more are its warm-up's.
+        awaited(
+            lambda: True if answered(server.addresses[1]) > before + 80 else None, process, "it is in its measured part"
+        )
+        process.send_signal(signal.Signals[LOAD_STAGE.stop_signal])
+        assert process.wait(WAIT_SECONDS) == 128 + signal.SIGINT
+    result = json.loads((tmp_path / "load.json").read_text())
+    assert result["answered"] > 0
+    assert not result["finished"]
 
 
 def answered(address: str) -> float:

@@ -243,7 +243,8 @@ def test_goes_on_while_the_server_is_overloaded(browser: Browser, two_models: Pa
         try:
             with opened(browser, server.metrics) as page:
                 wait_for_tile(page, "queue", 100, 6 * 48)
-                page.wait(f"parseFloat({LEGENDS.strip()}.find(([name]) => name.startsWith('saturation'))[1]) > 90")
+                # Not all of its time: between two steps the worker waits for the event loop, which others want as well.
+                page.wait(f"parseFloat({LEGENDS.strip()}.find(([name]) => name.startsWith('saturation'))[1]) > 50")
                 before = len(page.requested())
                 page.wait(f"performance.getEntriesByType('resource').length > {before + 3}")
                 assert page.text("#status-text") == "Live"

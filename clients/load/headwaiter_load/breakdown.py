@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from headwaiter_load.plan import bin_seconds
 from headwaiter_load.results import Settings
 from headwaiter_load.server_metrics import ServerWatch, reduce_text, scrape
 
@@ -17,7 +18,7 @@ class Breakdown:
 
     Args:
         metrics_url: The server's /metrics.
-        settings: Of the run: they name the model.
+        settings: Of the run: they name the model, and say how long it is.
 
     Raises:
         MetricsError: Nobody answers there, or not with Headwaiter's metrics; a `ValueError`.
@@ -28,11 +29,13 @@ class Breakdown:
         reduce_text(page.decode(errors="replace"))
         self._url = metrics_url
         self._model = settings.model
+        # As often as the time line has a stretch: however long a run is, there are only so many readings.
+        self._every_seconds = bin_seconds(settings.seconds)
         self._watch: ServerWatch | None = None
 
     def begin(self) -> None:
-        """Take the first reading, and one every second from now on."""
-        self._watch = ServerWatch(self._url, self._model, time.monotonic())
+        """Take the first reading, and one for every stretch of the time line from now on."""
+        self._watch = ServerWatch(self._url, self._every_seconds, self._model, time.monotonic())
         self._watch.start()
 
     def end(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from headwaiter_load.plots import Plot, Series, percentile_plot
@@ -14,14 +15,22 @@ def comparison_plots(before: RunResult, after: RunResult, names: tuple[str, str]
     both = tuple(zip(names, (before, after), strict=True))
     curves = {name: result.latency for name, result in both if result.latency.count}
     starts = sorted({moment.start_seconds for result in (before, after) for moment in result.timeline})
-    moments = [{moment.start_seconds: moment for moment in result.timeline} for result in (before, after)]
+
+    def at(moments: Sequence[Moment], start: float) -> Moment | None:
+        # That of a longer run is longer, and holds several starts of a shorter one.
+        number = bisect_right(moments, start, key=lambda moment: moment.start_seconds) - 1
+        return moments[number] if number >= 0 and start < _end(moments[number]) else None
 
     def over_time(
         name: str, title: str, unit: Literal["seconds", "rate"], of: Callable[[Moment], float | None]
     ) -> Plot:
         series = [
-            Series(label, color, [of(found[start]) if start in found else None for start in starts])
-            for color, (label, found) in enumerate(zip(names, moments, strict=True), start=1)
+            Series(
+                label,
+                color,
+                [None if (moment := at(result.timeline, start)) is None else of(moment) for start in starts],
+            )
+            for color, (label, result) in enumerate(both, start=1)
         ]
         return Plot(name, title, "time, s", "time", starts, unit, series, y_log=unit == "seconds")
 
@@ -33,6 +42,10 @@ def comparison_plots(before: RunResult, after: RunResult, names: tuple[str, str]
             over_time("answered-over-time", "Answers", "rate", lambda each: each.answered / each.length_seconds),
         ]
     return plots
+
+
+def _end(moment: Moment) -> float:
+    return moment.start_seconds + moment.length_seconds
 
 
 def throughput_plots(runs: Mapping[str, RunResult]) -> list[Plot]:

@@ -3,7 +3,8 @@
 Calls that follow each other are alike: a slow second makes all of its calls slow. Intervals that take each call for an
 independent draw are far too narrow, and sell noise as a difference. So a run is cut into blocks of consecutive seconds,
 and what differs from block to block says how much the whole may be off (the variance of a ratio estimator over
-clusters). An interval is never narrower than independent calls would have it.
+clusters). Intervals of latencies and failures are never narrower than independent calls would have them; those of rates
+go by the seconds alone, as the calls of an open loop come when they are sent.
 
 A quantile's interval is one of order statistics: the share of calls below the true quantile is known but for its
 error, and the values at both ends of that range of ranks are the ends of the interval. No shape of distribution is
@@ -161,7 +162,8 @@ class Sample:
             for block in self._blocks
         ]
         alone = share * (1 - share) / calls
-        worth = calls * min(1.0, alone / variance) if (variance := self._variance(parts)) else calls
+        # Failures of the time line alone, as of calls that were due before it, say nothing of how this share varies.
+        worth = calls / max(1.0, self._variance(parts) / alone) if alone else calls
         score = self._score(confidence)
         middle = (share + score**2 / (2 * worth)) / (1 + score**2 / worth)
         reach = score / (1 + score**2 / worth) * math.sqrt(share * (1 - share) / worth + score**2 / (4 * worth**2))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from headwaiter_load import schedules
 from headwaiter_load.histograms import Histogram
@@ -130,9 +131,19 @@ class Driver:
             self._recorder.live.sent += 1
             self._recorder.ended(due, now, now, 0, 0, _NOT_SENT)
             return
-        call = asyncio.create_task(self._call(number, due, deadline_seconds))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        self._begin(self._call(number, due, deadline_seconds))
+
+    def _begin(self, calls: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(calls)
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._calls.discard(task)
+        else:
+            # Kept, for `run` to raise what it ended with.
+            self._over.set()
 
     async def _closed_loop(self, load: Closed) -> None:
         numbers = itertools.count(self._number, self._count)
@@ -142,8 +153,8 @@ class Driver:
             while (due := time.monotonic()) < self._assignment.window.end:
                 await self._call(next(numbers), due, self._assignment.deadline_seconds)
 
-        callers = schedules.callers(load.outstanding, self._number, self._count)
-        self._calls.update(asyncio.create_task(caller()) for _ in range(callers))
+        for _ in range(schedules.callers(load.outstanding, self._number, self._count)):
+            self._begin(caller())
         await asyncio.sleep(max(0.0, self._assignment.window.end - time.monotonic()))
 
     async def _call(self, number: int, due: float, deadline_seconds: float | None) -> None:

@@ -126,7 +126,9 @@ class _StreamLane:
         self._read = read
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Outcome]] = {}
-        self._unsent: asyncio.Queue[bytes] = asyncio.Queue()
+        # Numbers of messages to be sent, and those messages for which somebody still waits.
+        self._unsent: asyncio.Queue[int] = asyncio.Queue()
+        self._messages: dict[int, bytes] = {}
         self._stream: asyncio.Task[None] | None = None
 
     async def send(self, payload: bytes, timeout_seconds: float | None) -> Outcome:
@@ -135,7 +137,8 @@ class _StreamLane:
         number = next(self._numbers)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answered
-        self._unsent.put_nowait(self._number(number, payload))
+        self._messages[number] = self._number(number, payload)
+        self._unsent.put_nowait(number)
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await answered
@@ -143,6 +146,7 @@ class _StreamLane:
             return _LATE
         finally:
             self._waiting.pop(number, None)
+            self._messages.pop(number, None)
 
     async def close(self) -> None:
         if self._stream is not None:
@@ -174,7 +178,9 @@ class _StreamLane:
         # A broken stream is told by the reader, with its status.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
-                await call.write(await unsent.get())
+                message = self._messages.pop(await unsent.get(), None)
+                if message is not None:
+                    await call.write(message)
 
     def _take(self, raw: bytes) -> None:
         answer = self._read(raw)

@@ -1,4 +1,4 @@
-"""What the server says of itself while it is under load: its /metrics, read every second and reduced to what is shown.
+"""What the server says of itself while it is under load: its /metrics, read at times and reduced to what is shown.
 
 Before a run a page that cannot be read is an error. From then on nothing here stops it: what could not be read is a
 remark in the result.
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from prometheus_client.samples import Sample
 
-_EVERY_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 5.0
 _LARGEST_BYTES: Final = 16 << 20
 # Headwaiter answers all who ask within a quarter of a second with the same page.
 _AGE_HEADER: Final = "Headwaiter-Age-Seconds"
+_SHARED_SECONDS: Final = 0.25
 # Calls that name no model that is known; they are no part of a model's times.
 _OTHER_MODEL: Final = "_other"
 
@@ -153,16 +153,18 @@ def _is_of(sample: Sample, model: str) -> bool:
 
 
 class ServerWatch:
-    """Reads a server's metrics every second, on a thread of its own, from `start` to `stop`.
+    """Reads a server's metrics again and again, on a thread of its own, from `start` to `stop`.
 
     Args:
         url: Of the /metrics page.
+        every_seconds: From one reading to the next; all are held until the end.
         model: The model under load; all if not given.
         begun: `time.monotonic()` of the beginning of the run, which the readings' times count from; now if not given.
     """
 
-    def __init__(self, url: str, model: str = "", begun: float | None = None) -> None:
+    def __init__(self, url: str, every_seconds: float, model: str = "", begun: float | None = None) -> None:
         self.url = url
+        self._every_seconds = every_seconds
         self._model = model
         self._begun = time.monotonic() if begun is None else begun
         # Text is taken apart after the run: it would hold up the calls of a tester with a single process.
@@ -173,7 +175,7 @@ class ServerWatch:
         self._thread = threading.Thread(target=self._watch, name="server-metrics", daemon=True)
 
     def start(self) -> Self:
-        """Take the first reading before this returns, and one every second from now on."""
+        """Take the first reading before this returns, and the others from now on."""
         self._read()
         self._thread.start()
         return self
@@ -215,15 +217,19 @@ class ServerWatch:
 
     def _watch(self) -> None:
         # By the clock, so that slow answers do not make the readings drift.
-        due = time.monotonic() + _EVERY_SECONDS
+        due = time.monotonic() + self._every_seconds
         while not self._ended.wait(max(0.0, due - time.monotonic())):
             self._read()
-            due = max(due + _EVERY_SECONDS, time.monotonic())
+            due = max(due + self._every_seconds, time.monotonic())
 
     def _read(self) -> None:
         try:
             page, age_seconds = scrape(self.url)
         except MetricsError as error:
             self._problems.append(str(error))
-        else:
-            self._pages.append((time.monotonic() - age_seconds - self._begun, zlib.compress(page, level=1)))
+            return
+        at_seconds, packed = time.monotonic() - age_seconds - self._begun, zlib.compress(page, level=1)
+        # The page of the last reading once more: between the two nothing was counted, in no time.
+        if self._pages and self._pages[-1][1] == packed and at_seconds - self._pages[-1][0] < _SHARED_SECONDS:
+            return
+        self._pages.append((at_seconds, packed))

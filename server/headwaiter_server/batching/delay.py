@@ -54,7 +54,7 @@ class Delay:
             return None
         if oldest.order <= self._let_go:
             return self._reason
-        if len(backlog) >= full.rows or backlog.waiting_tokens >= full.tokens:
+        if backlog.fills(full, now):
             return CloseReason.BUDGET
         patience_ends = oldest.call.terms.arrived + self._seconds
         latest_start = backlog.earliest_deadline(now) - run_seconds - _MARGIN_SECONDS

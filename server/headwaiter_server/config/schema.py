@@ -223,7 +223,7 @@ class ServerSettings(BaseSettings):
     )
     slo_seconds: Seconds = Field(
         default=DEFAULT_SLO_SECONDS,
-        gt=0,
+        ge=0.001,
         le=3600,
         description="Time within which calls should be answered. Metrics then count exactly those that were, and the "
         "alerts that come with the server go by it; nothing is served differently.",

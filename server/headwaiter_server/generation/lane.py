@@ -127,9 +127,9 @@ class GenerationLane:
 
     @property
     def running(self) -> int:
-        """Texts in running batches."""
+        """Texts in running batches, those that are about to join among them: they wait no longer."""
         # A copy: the scrape that asks is on another thread.
-        return sum(len(batch.sequences) for batch in tuple(self._batches))
+        return sum(len(batch.newcomers) + len(batch.sequences) for batch in tuple(self._batches))
 
     def submit(self, entries: list[GenerationEntry]) -> None:
         """Queue the texts of a call. The dispatcher must be woken afterwards."""

@@ -35,6 +35,10 @@ class _Counts:
     request_counts: list[int] = field(default_factory=list)
 
 
+# Codes of failed calls that the server has worked on; the others were refused, in next to no time.
+_WORKED_ON = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
+
+
 def answer(
     samples: Sequence[Sample], situation: Situation, bounds: Sequence[float], *, model: str = "", since: float = 0.0
 ) -> dict[str, Json]:
@@ -122,10 +126,18 @@ def figures(older: Sample, newer: Sample, workers: int, bounds: Sequence[float],
     }
 
 
-def within(bounds: Sequence[float], counts: Sequence[float], bound: float) -> Figure:
-    """The share of observations that are at most one of the bounds; None without observations."""
+def within(bounds: Sequence[float], counts: Sequence[float], bound: float, refused: float = 0.0) -> Figure:
+    """The share of observations that are at most one of the bounds; None without observations.
+
+    Args:
+        bounds: Upper ends of the buckets.
+        counts: Observations in each, and in one without an end.
+        bound: One of the bounds.
+        refused: Observations that are left out, because nothing was done for them: they are all below the bound.
+    """
     total = sum(counts)
-    return sum(count for each, count in zip(bounds, counts, strict=False) if each <= bound) / total if total else None
+    slow = total - sum(count for each, count in zip(bounds, counts, strict=False) if each <= bound)
+    return 1 - slow / (total - refused) if total > refused else None
 
 
 def _points(
@@ -160,11 +172,13 @@ def _now(samples: Sequence[Sample], situation: Situation, bounds: Sequence[float
     seconds = newest.at - older.at
     durations = _grown_counts(_counts(older, model), _counts(newest, model))
     before, after = _failures(older, model), _failures(newest, model)
-    codes = {code: (number - before.get(code, 0.0)) / seconds for code, number in after.items()}
+    grown = {code: number - before.get(code, 0.0) for code, number in after.items()}
+    codes = {code: number / seconds for code, number in grown.items()}
+    refused = sum(number for code, number in grown.items() if code not in _WORKED_ON)
     return {
         "seconds": round(seconds, 1),
         **{name: _short(figure) for name, figure in figures(older, newest, situation.workers, bounds, model).items()},
-        "within_slo": within(bounds, durations, situation.slo_seconds),
+        "within_slo": within(bounds, durations, situation.slo_seconds, refused),
         "codes": {code: _short(rate) for code, rate in codes.items() if rate > 0},
         # Which model a call is for is known only when it is answered.
         "in_flight": None if model else newest.calls_in_flight,

@@ -41,13 +41,17 @@ class Rendering:
         self._compressed: bytes | None = None
 
     def latest(self, *, compressed: bool) -> tuple[bytes, float]:
-        """The metrics, and their age: at most 250 ms. Who asks while they are rendered waits for that rendering."""
+        """The metrics and their age when they were asked for, at most 250 ms.
+
+        Who asks in the first 250 ms of a rendering waits for that one, however long it takes.
+        """
+        asked = self._clock()
         with self._lock:
-            now = self._clock()
-            if now - self._rendered_at >= _SHARED_SECONDS:
+            if asked - self._rendered_at >= _SHARED_SECONDS:
+                began = self._clock()
                 self._plain, self._compressed = self._render(), None
-                self._rendered_at = now
-            age_seconds = now - self._rendered_at
+                self._rendered_at = began
+            age_seconds = max(0.0, asked - self._rendered_at)
             if not compressed:
                 return self._plain, age_seconds
             if self._compressed is None:

@@ -187,8 +187,9 @@ class Sampler:
                 self.take()
             except Exception:  # noqa: BLE001 - a moment that could not be read must not be the last one
                 _log.exception("sample_failed")
-            # Of a second in which the machine stood still there is no sample, rather than several of the next.
-            due = max(due, self._clock() - INTERVAL_SECONDS) + INTERVAL_SECONDS
+            # Of seconds in which the machine stood still there are no samples, rather than one right after this: what
+            # happened in a millisecond says nothing about a second.
+            due = max(due + INTERVAL_SECONDS, self._clock() + INTERVAL_SECONDS / 2)
 
     def _saturation(self, at: float, busy_seconds: float) -> float:
         workers = _number(self.metrics, definitions.WORKERS)

@@ -85,7 +85,7 @@ class Crossing:
                 tokenize_seconds=self.tokenize_seconds,
                 queue_seconds=self.queue_seconds,
                 inference_seconds=self.inference_seconds,
-                deadline_met=self._deadline_met(code),
+                deadline_met=self._deadline_met(code, ended),
                 trace_id=self.span.trace_id if self.span is not None else None,
             )
         )
@@ -94,11 +94,11 @@ class Crossing:
             self.terms.spending.write_off(lambda seconds: metrics.cpu_wasted(model, reason=reason, seconds=seconds))
         self._finish_span(code, ended)
 
-    def _deadline_met(self, code: grpc.StatusCode) -> bool | None:
+    def _deadline_met(self, code: grpc.StatusCode, ended: float) -> bool | None:
         if self.terms.deadline == NO_DEADLINE:
             return None
         if code is grpc.StatusCode.OK:
-            return True
+            return ended <= self.terms.deadline
         return False if self.unreachable or code is grpc.StatusCode.DEADLINE_EXCEEDED else None
 
     def _finish_span(self, code: grpc.StatusCode, ended: float) -> None:

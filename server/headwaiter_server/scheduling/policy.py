@@ -150,6 +150,23 @@ class Backlog:
         heads = [self._alive_head(mates.by_deadline, now) for mates in callers]
         return min((effective_deadline(entry.call.terms) for entry in heads if entry), default=math.inf)
 
+    def fills(self, budget: Budget, now: float) -> bool:
+        """Whether those who wait and are alive are as many texts, or tokens, as the budget."""
+        if len(self._waiting) < budget.rows and self.waiting_tokens < budget.tokens:
+            return False
+        rows, tokens, dead = 0, 0, []
+        for entry in self._waiting.values():
+            if rows >= budget.rows or tokens >= budget.tokens:
+                break
+            if entry.call.dead(now):
+                dead.append(entry)
+            else:
+                rows += 1
+                tokens += entry.cost_tokens
+        for entry in dead:
+            self._remove(entry, 0)
+        return rows >= budget.rows or tokens >= budget.tokens
+
     def take(self, now: float, budget: Budget, mates: Mates | None = None) -> list[Entry]:
         """Remove and return the entries of the next run, in order, dead ones dropped.
 

@@ -176,7 +176,8 @@ class OtelTracing:
         threading.Thread(target=close, name="traces", daemon=True).start()
         if not await asyncio.to_thread(done.wait, timeout_seconds):
             _log.warning("traces_lost", reason="the collector did not take them in time", seconds=timeout_seconds)
-            self._exporter.shutdown()
+            # Some versions wait here for the export that is under way.
+            threading.Thread(target=self._exporter.shutdown, name="traces-end", daemon=True).start()
 
     def _to_wall(self) -> Callable[[float], int]:
         """What turns the scheduler's seconds into nanoseconds of the epoch, now: the two may drift apart."""

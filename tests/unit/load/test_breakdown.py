@@ -6,12 +6,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+from headwaiter_load import breakdown
 from headwaiter_load.breakdown import Breakdown
 from headwaiter_load.decoding import DecodingError
-from headwaiter_load.server_metrics import KEPT, MetricsError, reduce_text, scrape
+from headwaiter_load.server_metrics import KEPT, MetricsError, ServerWatch, reduce_text, scrape
 from headwaiter_load.server_side import server_side
 from headwaiter_server.metrics.definitions import ALL, PROCESS
 
@@ -143,9 +146,9 @@ def test_a_run_is_what_was_counted_between_its_readings() -> None:
         computed_tokens_total=400, padding_tokens_total=100, batch_tokens_sum=400, batch_tokens_count=8,
     )  # fmt: skip
     with _serving(_Pages(before, before, after)) as url:
-        breakdown = Breakdown(url, SETTINGS)
-        breakdown.begin()
-        found = server_side(breakdown.end())
+        reading = Breakdown(url, SETTINGS)
+        reading.begin()
+        found = server_side(reading.end())
     assert found.problem == ""
     assert found.totals is not None
     stretch = found.totals.stretch
@@ -229,11 +232,35 @@ def test_a_server_without_metrics_is_told_before_the_run() -> None:
 
 def test_readings_that_fail_are_a_remark_and_no_error() -> None:
     with _serving(_Pages(_page(1, 1.0), _page(1, 1.0), None)) as url:
-        breakdown = Breakdown(url, SETTINGS)
-        breakdown.begin()
-        found = server_side(breakdown.end())
+        reading = Breakdown(url, SETTINGS)
+        reading.begin()
+        found = server_side(reading.end())
     assert found.totals is None
     assert "Service Unavailable" in found.problem
+
+
+def test_the_same_page_twice_is_one_reading() -> None:
+    """Who asks again at once gets the page of before: between the two no time has passed."""
+    with _serving(_Pages(_page(1, 1.0))) as url:
+        watch = ServerWatch(url, every_seconds=3600.0).start()
+        watch.stop()
+    assert len(watch.readings) == 1
+
+
+def test_a_long_run_has_no_more_readings_than_a_page_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    intervals: list[float] = []
+
+    def watch(url: str, every_seconds: float, *others: Any) -> ServerWatch:  # noqa: ANN401 - those of `ServerWatch`
+        intervals.append(every_seconds)
+        return ServerWatch(url, every_seconds, *others)
+
+    monkeypatch.setattr(breakdown, "ServerWatch", watch)
+    with _serving(_Pages(_page(1, 1.0))) as url:
+        for seconds in (20.0, 60_000.0):
+            reading = Breakdown(url, replace(SETTINGS, seconds=seconds))
+            reading.begin()
+            reading.end()
+    assert intervals == [1.0, 100.0]
 
 
 def test_a_page_is_as_old_as_it_says() -> None:

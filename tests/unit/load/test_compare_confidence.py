@@ -100,6 +100,14 @@ def test_failures_in_one_stretch_are_less_sure_than_those_all_over() -> None:
     assert Sample(whole, 100, 90.0, lumped).failed_share(0.95).high > 2 * spread.high
 
 
+def test_failures_of_calls_from_before_the_run_are_none_of_its_own() -> None:
+    """They end within it, in its time line, and are no calls that were due in it."""
+    quiet = [Second(1.0, 10, 0, [(0.01, 10)])] * 9
+    late = Second(1.0, 10, 3, [(0.01, 10)])
+    found = Sample([(0.01, 100)], 0, 10.0, [late, *quiet]).failed_share(0.95)
+    assert found == Sample([(0.01, 100)], 0, 10.0, [quiet[0], *quiet]).failed_share(0.95)
+
+
 @pytest.mark.parametrize(
     ("confidence", "freedom", "score"),
     [(0.95, 9, 2.2622), (0.99, 9, 3.2498), (0.95, 4, 2.7764), (0.95, 120, 1.9799), (0.95, math.inf, 1.9600)],

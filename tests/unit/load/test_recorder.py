@@ -113,6 +113,13 @@ def test_merged_processes_are_as_one(seed: int, processes: int) -> None:
     assert together.tester.lateness == alone.tester.lateness
 
 
+def test_a_process_without_answers_makes_none_shorter() -> None:
+    """The shortest latency is that of an answer, also where one of the processes has had none."""
+    busy, idle = Recorder(WINDOW), Recorder(WINDOW)
+    busy.ended(1001.0, 1001.0, 1001.5, 1, 1, GOOD)
+    assert merged(busy, idle).latency.min_seconds == pytest.approx(0.5, rel=1e-3)
+
+
 def test_a_busy_tester_is_told() -> None:
     """A process that used most of a core makes the figures doubtful; an idle one does not."""
     recorder = Recorder(WINDOW)

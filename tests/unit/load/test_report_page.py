@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from headwaiter_load.compare import compare
 from headwaiter_load.comparison_page import write_comparison, write_several
+from headwaiter_load.comparison_plots import comparison_plots
 from headwaiter_load.page import write_html
 from headwaiter_load.results import CapacityResult, Result, RunResult
 
@@ -183,6 +184,17 @@ def test_two_runs_stand_in_the_same_plots(run: RunResult, tmp_path: Path) -> Non
     old, new = page.plots["answered-over-time"]["series"]
     assert old["values"] == [100.0] * 20
     assert new["values"] == [100.0] * 10 + [None] * 10
+
+
+def test_a_longer_run_with_longer_stretches_has_a_line_of_its_own(run: RunResult) -> None:
+    """One of its stretches stands for each second that it holds, and for none after it."""
+    first = replace(run.timeline[0], length_seconds=4.0, answered=40)
+    longer = replace(run, timeline=(first, replace(first, start_seconds=4.0, length_seconds=1.0, answered=20)))
+    plots = {plot.name: plot for plot in comparison_plots(run, longer, ("a", "b"))}
+    answered = plots["answered-over-time"]
+    assert list(answered.x) == [float(second) for second in range(len(run.timeline))]
+    values = answered.series[1].values
+    assert values[:6] == [10.0, 10.0, 10.0, 10.0, 20.0, None]
 
 
 def test_two_searches_stand_in_the_same_plot(tmp_path: Path) -> None:

@@ -87,6 +87,21 @@ def test_full_run_ends_the_wait() -> None:
         assert waiting.reason(NOW) is CloseReason.BUDGET
 
 
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_texts_nobody_waits_for_fill_no_run(tokens: int) -> None:
+    """Callers who have gone, and deadlines that have passed, end nobody's wait; those who are left still do."""
+    waiting = Waiting()
+    waiting.push(NOW, tokens=1)
+    for gone in [waiting.push(NOW, tokens=tokens) for _ in range(6)]:
+        gone.call.future.cancel()
+    waiting.push(NOW, tokens=tokens, deadline=NOW, key="late")
+    assert (waiting.reason(NOW), waiting.delay.until) == (None, NOW + SECONDS)
+    for _ in range(7):
+        waiting.push(NOW, tokens=99 // 7)
+    assert waiting.reason(NOW) is CloseReason.BUDGET
+    assert len(waiting.take(NOW)) == 8
+
+
 def test_long_text_never_waits() -> None:
     """A text that fills a run by itself has nobody to wait for."""
     waiting = Waiting()

@@ -59,12 +59,15 @@ class Door:
         self.crossings: list[Crossing] = []
         self._edge = Edge(Admission(10, 1000), self.metrics, self.clock)
 
-    async def call(self, error: BaseException | None, *, seconds: float | None = 10.0) -> None:
+    async def call(
+        self, error: BaseException | None, *, seconds: float | None = 10.0, takes_seconds: float = 0.0
+    ) -> None:
         """Make a call of a model, and return when it is over."""
 
         async def method(_request: bytes, _permit: Permit, crossing: Crossing) -> bytes:
             crossing.model = "m"
             crossing.terms.spending.add(3.0)
+            self.clock.advance(takes_seconds)
             self.crossings.append(crossing)
             if error is not None:
                 raise error
@@ -99,6 +102,14 @@ async def test_deadlines_are_met_or_missed_by_calls_that_had_one(error: BaseExce
     door = Door()
     await door.call(error)
     assert door.deadlines() == ({met: 1} if met else {})
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(10.0, "true"), (10.5, "false")])
+async def test_answer_after_its_deadline_does_not_meet_it(seconds: float, met: str) -> None:
+    """An answer that was ready too late is not in time, although nobody noticed before it was out."""
+    door = Door()
+    await door.call(None, takes_seconds=seconds)
+    assert door.deadlines() == {met: 1}
 
 
 async def test_message_of_a_stream_that_would_be_too_late_misses_its_deadline() -> None:

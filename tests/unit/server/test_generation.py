@@ -136,6 +136,21 @@ async def test_one_bad_text_fails_its_own_call_only() -> None:
         assert tokens(await good.future) == [[7], [8]]
 
 
+async def test_text_that_is_being_encoded_is_running() -> None:
+    """From its submission to its answer a text either waits or runs, also while it joins a batch."""
+    gate, model = Gate(), EchoModel()
+    model.on_join = gate
+    async with scheduler(model) as parts:
+        calls = [parts.submit([5, 6]), parts.submit([7])]
+        assert (parts.lane.waiting, parts.lane.running) == (2, 0)
+        await gate.entered()
+        assert (parts.lane.waiting, parts.lane.running) == (0, 2)
+        gate.open()
+        for call in calls:
+            await call.future
+        assert (parts.lane.waiting, parts.lane.running) == (0, 0)
+
+
 async def test_cancelled_text_leaves_the_running_batch() -> None:
     """A generation whose caller has gone is not decoded any further, and its batch-mate is."""
     gate = Gate()

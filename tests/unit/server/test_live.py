@@ -180,6 +180,8 @@ def test_all_models_together_are_the_sum_of_each(counts: list[tuple[int, int, in
 def test_the_share_within_a_bound_is_exact() -> None:
     """The objective is one of the bounds, so no estimate is needed."""
     assert within(BOUNDS, [90, 9, 1, 0], 0.1) == 0.99
+    assert within(BOUNDS, [90, 9, 1, 0], 0.1, refused=80) == 0.95
+    assert within(BOUNDS, [80, 0, 0, 0], 0.1, refused=80) is None
     assert within(BOUNDS, [0, 0, 0, 0], 0.1) is None
 
 
@@ -224,7 +226,7 @@ def test_now_is_the_mean_of_the_last_ten_seconds() -> None:
     assert now["seconds"] == 10.0
     assert (now["calls"], now["errors"], now["texts"]) == (10, 0.6, 10)
     assert now["codes"] == {"UNAVAILABLE": 0.5, "NOT_FOUND": 0.1}
-    assert now["within_slo"] == 0.9
+    assert now["within_slo"] == pytest.approx(1 - 10 / 94)
     assert now["in_flight"] == 3
     later = [sample(at, m=busy) for at in range(52, 63)]
     now = asked([*quiet, sample(51, m=busy), *later])["now"]

@@ -138,12 +138,14 @@ def test_busy_time_never_shrinks_for_who_asks_while_it_changes() -> None:
     workers = [threading.Thread(target=work) for _ in range(3)]
     for worker in workers:
         worker.start()
-    read = [busy.seconds() for _ in range(5000)]
+    read = [busy.seconds()]
+    # On a busy machine it takes its time until a worker has its first turn.
+    while len(read) < 5000 or read[-1] == read[0]:
+        read.append(busy.seconds())
     ended.set()
     for worker in workers:
         worker.join()
     assert read == sorted(read)
-    assert read[-1] > read[0]
 
 
 class BurnedRun:

@@ -159,6 +159,40 @@ def test_who_asks_during_a_rendering_gets_that_rendering(clock: FakeClock) -> No
     assert len(bodies) == 1
 
 
+def test_slow_rendering_is_shared_like_any_other(clock: FakeClock) -> None:
+    """On a machine so busy that a rendering takes seconds, those who asked while it began cause no second one."""
+    rendering, asked, proceed = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def hold() -> None:
+        rendering.set()
+        assert proceed.wait(30)
+
+    def now() -> float:
+        asked.release()
+        return clock()
+
+    counting = Counting(hold)
+    registry = CollectorRegistry()
+    registry.register(counting)
+    renderer = Renderer(registry, now)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(renderer, scrape())
+        assert rendering.wait(30)
+        while asked.acquire(blocking=False):
+            pass
+        clock.advance(0.2)
+        others = [pool.submit(renderer, scrape()) for _ in range(7)]
+        for _ in others:
+            assert asked.acquire(timeout=30)
+        clock.advance(5.0)
+        proceed.set()
+        ages = [float(each.result(30).headers[AGE_HEADER]) for each in (first, *others)]
+    assert counting.times == 1
+    assert ages == pytest.approx([0.0, *[0.2] * 7])
+    renderer(scrape())
+    assert counting.times == 2
+
+
 def test_a_rendering_that_fails_is_not_shared(counting: Counting, clock: FakeClock) -> None:
     """The next scrape tries again at once."""
     registry = CollectorRegistry()

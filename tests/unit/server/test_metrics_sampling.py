@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -118,6 +119,30 @@ def test_sampler_takes_samples_until_it_is_stopped(monkeypatch: pytest.MonkeyPat
     samples = sampler.samples()
     assert {sample.calls_held for sample in samples[1:]} == {8}
     assert "metrics-sampler" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("late_seconds", [0.0, 0.375, 0.875, 1.0, 1.5, 60.0])
+def test_samples_are_never_close_together(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, metrics: Metrics, late_seconds: float
+) -> None:
+    """However late one was, the next is not taken at once: rates over a moment would be anything."""
+    lateness = iter([0.0, late_seconds, 0.0, 0.0])
+
+    class Waits(threading.Event):
+        """Comes back as late as the machine is, and for the last time tells to stop."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            late = next(lateness, None)
+            clock.advance((timeout or 0.0) + (late or 0.0))
+            return late is None
+
+    sampler = Sampler(metrics, clock)
+    monkeypatch.setattr(sampler, "_stopped", Waits())
+    sampler._run()
+    moments = [sample.at for sample in sampler.samples()]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert gaps[0] == 1.0 + late_seconds
+    assert all(0.5 <= gap <= 1.0 for gap in gaps[1:])
 
 
 @pytest.mark.parametrize(

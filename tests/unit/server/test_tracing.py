@@ -319,8 +319,28 @@ async def test_collector_that_never_answers_holds_nobody_up() -> None:
         span.finish(end(ended=2.0))
     assert exporter.exporting.wait(10)
     await tracing.close(0.01)  # ends at all: the exporter was given up
-    assert exporter.ended.is_set()
+    assert exporter.ended.wait(30)
     assert exporter.taken <= otel._MOST_SPANS
+
+
+async def test_exporter_that_does_not_give_up_holds_nobody_up() -> None:
+    """Nor does the end of the server wait for an exporter that waits for its collector when it is told to end."""
+    server_ended, in_time = threading.Event(), list[bool]()
+
+    class Stubborn(StuckExporter):
+        def shutdown(self) -> None:
+            in_time.append(server_ended.wait(5))
+            super().shutdown()
+
+    exporter = Stubborn()
+    tracing = otel.OtelTracing(exporter, 1.0, "1.2.3", FakeClock())
+    span = tracing.begin(METHOD, 0.0, ())
+    assert span is not None
+    span.finish(end(ended=1.0))
+    await tracing.close(0.01)
+    server_ended.set()
+    assert exporter.ended.wait(30)
+    assert all(in_time)
 
 
 def test_failing_collector_takes_one_line_of_the_log_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
