@@ -73,7 +73,7 @@ class Outcome:
     Attributes:
         calls: Calls that it measured.
         failed: Calls of them that were not answered.
-        p50_seconds: Median latency.
+        p50_seconds: Median latency, from when a call was sent.
         p99_seconds: 99th percentile.
         cpu_seconds: What its processes took of the processor in all.
         told_cpu_seconds: What it says that sending took, of the measured calls; None if it does not say.
@@ -103,8 +103,9 @@ def headwaiter_load(plan: Plan, seconds: float, folder: Path) -> Outcome:
     return Outcome(
         result.scheduled,
         result.failed,
-        result.latency.p50_seconds,
-        result.latency.p99_seconds,
+        # From when a call was sent: that is all that k6 knows of.
+        result.service_time.p50_seconds,
+        result.service_time.p99_seconds,
         used,
         sum(process.cpu_seconds for process in result.tester.processes),
     )
