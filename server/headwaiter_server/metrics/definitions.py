@@ -15,7 +15,7 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 # A request whose model is not known must not make a new series for every name somebody tries.
 OTHER = "_other"
@@ -68,13 +68,18 @@ REQUESTS_IN_FLIGHT = _gauge(
     unit="calls",
 )  # fmt: skip
 REQUEST_SECONDS = _duration("request_duration_seconds", "From first sight of a call to its answer.", "method", "model")
-TOKENIZE_SECONDS = _duration("tokenize_duration_seconds", "Turning the texts of a call into tokens.", "model")
+TOKENIZE_SECONDS = _duration(
+    "tokenize_duration_seconds", "Turning the texts of a call into tokens; of calls answered with OK.", "model"
+)
 QUEUE_SECONDS = _duration(
-    "queue_duration_seconds", "From submission to the first run: of a call with several texts the longest.", "model"
+    "queue_duration_seconds",
+    "From submission to the first run: of a call with several texts the longest. Of calls answered with OK.",
+    "model",
 )
 INFERENCE_SECONDS = _duration(
     "inference_duration_seconds",
-    "From the start of the first run to the end of the last: of a call with several texts the longest.",
+    "From the start of the first run to the end of the last: of a call with several texts the longest. Of calls "
+    "answered with OK.",
     "model",
 )
 FIRST_TOKEN_SECONDS = _duration(
@@ -132,7 +137,12 @@ PADDING_TOKENS = _counter(
     "padding_tokens_total", "Tokens computed only to fill rows up to the longest.", "model", unit="tokens"
 )
 ENGINE_FAILURES = _counter("engine_failures_total", "Texts on which the model failed.", "model", unit="texts")
-CPU_SECONDS = _counter("cpu_seconds_total", "Processor time of runs.", "model", unit="seconds")
+CPU_SECONDS = _counter(
+    "cpu_seconds_total",
+    "Processor time of runs: their thread's time, times the threads of a run.",
+    "model",
+    unit="seconds",
+)
 WASTED_CPU_SECONDS = _counter(
     "wasted_cpu_seconds_total",
     "Processor time of tokenizing and of runs that was spent on calls that nobody got an answer to, by what became of "

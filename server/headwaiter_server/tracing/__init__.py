@@ -32,6 +32,7 @@ def open_tracing(endpoint: str, sample_ratio: float, version: str, clock: Callab
         from headwaiter_server.tracing import otel  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--otlp-endpoint: no module {error.name}; install headwaiter with its extra: otel"
+            f"--otlp-endpoint: no module {error.name}; install headwaiter with its extra otel, "
+            "in a checkout by pip install '.[server,otel]'"
         ) from error
     return otel.OtelTracing(otel.otlp_exporter(endpoint), sample_ratio, version, clock)

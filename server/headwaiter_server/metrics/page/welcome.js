@@ -46,8 +46,8 @@ function line(command) {
   button.addEventListener("click", async () => {
     getSelection().selectAllChildren(code);
     // Browsers lend the clipboard to pages from this machine or over TLS; elsewhere the selection is left to copy.
-    await navigator.clipboard?.writeText(command);
-    button.textContent = navigator.clipboard ? "Copied" : "Selected";
+    const copied = navigator.clipboard?.writeText(command).then(() => true, () => false);
+    button.textContent = (await copied) ? "Copied" : "Selected";
   });
   const item = document.createElement("li");
   item.append(code, button);
