@@ -47,11 +47,16 @@ def print_sections(sections: Iterable[Section], console: Console) -> None:
     for section in sections:
         table = Table(
             title=escape(section.title), title_justify="left", title_style="bold", caption=escape(section.note) or None,
-            caption_justify="left", box=None, show_header=any(section.columns), pad_edge=False, padding=(0, 3, 0, 0),
+            caption_justify="left", box=None, show_header=any(section.columns), pad_edge=False, padding=(0, 2, 0, 0),
         )  # fmt: skip
         for number, column in enumerate(section.columns):
             words = number == 0 or any(isinstance(row[number], str) and row[number] != "" for row in section.rows)
-            table.add_column(escape(column), justify="left" if words else "right", overflow="fold")
+            # Narrow terminals break lines, but no words.
+            texts = [column, *(_text(row[number]) for row in section.rows)]
+            longest_word = max((len(word) for text in texts for word in text.split()), default=0)
+            table.add_column(
+                escape(column), justify="left" if words else "right", overflow="fold", min_width=longest_word
+            )
         for row in section.rows:
             table.add_row(*map(_cell, row))
         console.print()
@@ -67,4 +72,8 @@ def print_warnings(warnings: Iterable[str], console: Console) -> None:
 
 
 def _cell(cell: Cell) -> str:
-    return escape(cell.text if isinstance(cell, Figure) else cell)
+    return escape(_text(cell))
+
+
+def _text(cell: Cell) -> str:
+    return cell.text if isinstance(cell, Figure) else cell

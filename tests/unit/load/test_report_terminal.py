@@ -15,8 +15,8 @@ from rich.console import Console
 from .recorded_runs import SETTINGS, capacity_of, random_seconds, run_of
 
 
-def _printed(result: Result) -> str:
-    console = Console(width=160, record=True, quiet=False, file=None, force_terminal=False)
+def _printed(result: Result, width: int = 160) -> str:
+    console = Console(width=width, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as captured:
         print_result(result, console)
     return captured.get()
@@ -57,6 +57,13 @@ def test_a_search_ends_with_what_it_found() -> None:
     text = _printed(capacity_of(run_of(random_seconds(1, seconds=3))))
     assert "missed: p99 was 200 ms" in text
     assert text.rstrip().endswith("Capacity: 300/s; 320/s was too much.")
+
+
+def test_narrow_terminals_break_no_words() -> None:
+    """On 80 columns the table of a search has its lines broken between words only."""
+    words = _printed(capacity_of(run_of(random_seconds(1))), width=80).split()
+    assert "answered" in words
+    assert words.count("doubling") == 4
 
 
 def test_the_command_reads_a_saved_result(tmp_path: Path) -> None:
