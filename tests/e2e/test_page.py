@@ -308,5 +308,5 @@ def test_can_be_used_without_a_mouse_and_without_seeing_it(browser: Browser, ser
         roles = {"button", "combobox", "img", "image", "radio", "link"}
         named = [(node["role"]["value"], node["name"]["value"]) for node in nodes if node["role"]["value"] in roles]
         assert [role for role, name in named if not name] == []
-        labels = page.evaluate("[...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-label'))")
-        assert all("Now: " in label for label in labels)
+        labels = "[...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-label'))"
+        page.wait(f"{labels}.every((label) => label.includes('Now: '))")

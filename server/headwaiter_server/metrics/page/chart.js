@@ -34,7 +34,12 @@ export class Chart {
     this.lineEntry.append(this.lineLabel);
     const title = element("h3", {}, `${spec.title} `, element("span", {}, spec.unit));
     this.hint = element("p", { class: "hint", hidden: "" }, spec.empty);
-    this.plot = element("div", { class: "plot", tabindex: "0", role: "img", "data-chart": spec.id }, this.hint);
+    const label = `${spec.title}, ${spec.unit}. No figures yet.`;
+    this.plot = element(
+      "div",
+      { class: "plot", tabindex: "0", role: "img", "aria-label": label, "data-chart": spec.id },
+      this.hint,
+    );
     this.root = element(
       "section",
       { class: `chart ${spec.size}`, "aria-label": spec.title },
