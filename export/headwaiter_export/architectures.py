@@ -26,6 +26,9 @@ SENTENCE_MODULES_FILE: Final = "modules.json"
 RECIPES: Final = {"headwaiter-transformer": "headwaiter_export.transformer_recipe"}
 # For folders of Hugging Face and sentence-transformers, which name their architecture in other words.
 ENCODERS: Final = "headwaiter_export.encoders.recipe"
+DECODERS: Final = "headwaiter_export.generation.recipe"
+# How transformers calls models that go on with a text, in "architectures" of config.json.
+_GOES_ON: Final = ("ForCausalLM", "LMHeadModel")
 # For files whose name ends so.
 ONNX_SUFFIX: Final = ".onnx"
 ONNX_FILES: Final = "headwaiter_export.tensors.onnx_file"
@@ -73,8 +76,12 @@ class Recipe(Protocol):
         """Fill `folder` with every file of the bundle but the manifest, verified, and return the manifest."""
 
 
-def recipe_for(source: Path) -> Recipe:
+def recipe_for(source: Path, task: str = "auto") -> Recipe:
     """Find the recipe of a checkpoint folder, or of an ONNX file.
+
+    Args:
+        source: The folder, or the file.
+        task: What the model is to do, as the user said it, or "auto".
 
     Raises:
         MissingCheckpointError: The folder, the file or the folder's config.json does not exist.
@@ -100,7 +107,9 @@ def recipe_for(source: Path) -> Recipe:
         raise CorruptCheckpointError(f"{path}: not a JSON object")
     architecture = fields.get("architecture")
     if architecture is None and (fields.get("model_type") or fields.get("architectures")):
-        return _recipe(ENCODERS)
+        classes = fields.get("architectures")
+        named = isinstance(classes, list) and bool(classes) and str(classes[0]).endswith(_GOES_ON)
+        return _recipe(DECODERS if task == "generate" or (task == "auto" and named) else ENCODERS)
     if not isinstance(architecture, str) or architecture not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise UnknownArchitectureError(f"{path}: architecture is {architecture!r}; known: {known}")

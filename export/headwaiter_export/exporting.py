@@ -38,8 +38,8 @@ def export_checkpoint(
         ExportError: The export failed; nothing is left at `out`, or what was there before.
     """
     check_target(_absolute(out), force=force)
-    recipe = recipe_for(Path(source))
     chosen = options or Options()
+    recipe = recipe_for(Path(source), chosen.task)
 
     def fill(folder: Path) -> Manifest:
         manifest = recipe(Path(source), folder, chosen, progress or Silent())

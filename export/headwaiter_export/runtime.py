@@ -16,7 +16,13 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Graph:
-    """One written graph, loaded from its bytes."""
+    """One written graph, loaded from its bytes.
+
+    Attributes:
+        file_name: Of the graph.
+        session: It, on one thread.
+        outputs: Names of its outputs.
+    """
 
     def __init__(self, path: Path) -> None:
         """Load the file.
@@ -34,13 +40,13 @@ class Graph:
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            message = _first_line(error)
+            message = first_line(error)
             if "Duplicate definition" in message:
                 raise NameClashError(f"{path.name}: {message}") from error
             raise GraphRejectedError(f"{path.name}: onnxruntime does not load it: {message}") from error
-        self.outputs = [value.name for value in self._session.get_outputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run it once.
@@ -49,11 +55,11 @@ class Graph:
             GraphRejectedError: onnxruntime fails, for instance on a shape that was fixed inside the graph.
         """
         try:
-            values = self._session.run(None, dict(feeds))
+            values = self.session.run(None, dict(feeds))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
             raise GraphRejectedError(
-                f"{self.file_name}: onnxruntime does not run it on {shapes}: {_first_line(error)}"
+                f"{self.file_name}: onnxruntime does not run it on {shapes}: {first_line(error)}"
             ) from error
         return dict(zip(self.outputs, values, strict=True))
 
@@ -120,5 +126,6 @@ class Decoder:
         return generated
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or else its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -99,7 +99,9 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
         graph_kind=bundle_pb2.GRAPH_KIND_PACKED,
         # Token n is made from position n - 1, and there are max_target_length positions.
         limits=bundle_pb2.Limits(max_source_tokens=config.max_source_length, max_new_tokens=config.max_target_length),
-        special_tokens=bundle_pb2.SpecialTokens(**ids, unk_id=loaded.unk_id),
+        special_tokens=bundle_pb2.SpecialTokens(
+            pad_id=config.pad_id, bos_id=config.bos_id, eos_id=config.eos_id, unk_id=loaded.unk_id
+        ),
         refuse_unknown_tokens=True,
         kv_cache=bundle_pb2.KvCache(
             num_layers=config.num_decoder_layers, num_heads=config.num_heads, head_dim=config.d_k

@@ -28,6 +28,7 @@ _LOADERS: Final = {
     "base": transformers.AutoModel,
     "sequence": transformers.AutoModelForSequenceClassification,
     "token": transformers.AutoModelForTokenClassification,
+    "causal": transformers.AutoModelForCausalLM,
 }
 # "layer.3.output" is the same weight as "layer.0.output", of another layer.
 _LAYER_NUMBER: Final = re.compile(r"\.\d+\.")
@@ -160,7 +161,7 @@ def load_network(folder: Path, head: str, attention: str) -> Network:
 
     Args:
         folder: The Transformer's folder.
-        head: "base", "sequence" or "token".
+        head: "base", "sequence", "token" or "causal".
         attention: Name of the attention implementation.
 
     Raises:

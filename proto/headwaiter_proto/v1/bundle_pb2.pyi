@@ -21,6 +21,7 @@ class GraphKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRAPH_KIND_UNSPECIFIED: _ClassVar[GraphKind]
     GRAPH_KIND_PADDED: _ClassVar[GraphKind]
     GRAPH_KIND_PACKED: _ClassVar[GraphKind]
+    GRAPH_KIND_CACHED: _ClassVar[GraphKind]
 
 class GraphRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,6 +29,7 @@ class GraphRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRAPH_ROLE_ENCODER: _ClassVar[GraphRole]
     GRAPH_ROLE_DECODER_STEP: _ClassVar[GraphRole]
     GRAPH_ROLE_MODEL: _ClassVar[GraphRole]
+    GRAPH_ROLE_DECODER: _ClassVar[GraphRole]
 TASK_UNSPECIFIED: Task
 TASK_GENERATE: Task
 TASK_EMBED: Task
@@ -38,10 +40,12 @@ TASK_TENSOR: Task
 GRAPH_KIND_UNSPECIFIED: GraphKind
 GRAPH_KIND_PADDED: GraphKind
 GRAPH_KIND_PACKED: GraphKind
+GRAPH_KIND_CACHED: GraphKind
 GRAPH_ROLE_UNSPECIFIED: GraphRole
 GRAPH_ROLE_ENCODER: GraphRole
 GRAPH_ROLE_DECODER_STEP: GraphRole
 GRAPH_ROLE_MODEL: GraphRole
+GRAPH_ROLE_DECODER: GraphRole
 
 class Manifest(_message.Message):
     __slots__ = ("format_version", "task", "architecture", "graph_kind", "limits", "special_tokens", "refuse_unknown_tokens", "kv_cache", "variants", "files", "tool_versions", "labels", "multi_label", "embedding", "remarks")
@@ -85,24 +89,28 @@ class Manifest(_message.Message):
     def __init__(self, format_version: _Optional[int] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., graph_kind: _Optional[_Union[GraphKind, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., special_tokens: _Optional[_Union[SpecialTokens, _Mapping]] = ..., refuse_unknown_tokens: bool = ..., kv_cache: _Optional[_Union[KvCache, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[str]] = ..., multi_label: bool = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., remarks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_source_tokens", "max_new_tokens")
+    __slots__ = ("max_source_tokens", "max_new_tokens", "max_total_tokens")
     MAX_SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     max_source_tokens: int
     max_new_tokens: int
-    def __init__(self, max_source_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ...) -> None: ...
+    max_total_tokens: int
+    def __init__(self, max_source_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ...) -> None: ...
 
 class SpecialTokens(_message.Message):
-    __slots__ = ("pad_id", "bos_id", "eos_id", "unk_id")
+    __slots__ = ("pad_id", "bos_id", "eos_id", "unk_id", "more_eos_ids")
     PAD_ID_FIELD_NUMBER: _ClassVar[int]
     BOS_ID_FIELD_NUMBER: _ClassVar[int]
     EOS_ID_FIELD_NUMBER: _ClassVar[int]
     UNK_ID_FIELD_NUMBER: _ClassVar[int]
+    MORE_EOS_IDS_FIELD_NUMBER: _ClassVar[int]
     pad_id: int
     bos_id: int
     eos_id: int
     unk_id: int
-    def __init__(self, pad_id: _Optional[int] = ..., bos_id: _Optional[int] = ..., eos_id: _Optional[int] = ..., unk_id: _Optional[int] = ...) -> None: ...
+    more_eos_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, pad_id: _Optional[int] = ..., bos_id: _Optional[int] = ..., eos_id: _Optional[int] = ..., unk_id: _Optional[int] = ..., more_eos_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("dimension", "normalized", "prompts", "default_prompt")

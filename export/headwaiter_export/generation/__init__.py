@@ -1,0 +1,1 @@
+"""Decoder-only checkpoints to one graph that keeps its key/value cache in place."""
