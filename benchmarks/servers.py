@@ -30,6 +30,18 @@ class MeasuredServer:
         """Its resident size now."""
         return int(self._process.memory_info().rss)
 
+    def forget_peak(self) -> None:
+        """Have the largest resident size counted anew from now on."""
+        self._proc("clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The largest resident size since the last `forget_peak`, or since it started."""
+        (line,) = (line for line in self._proc("status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    def _proc(self, name: str) -> Path:
+        return Path(f"/proc/{self._process.pid}") / name
+
 
 @contextmanager
 def measured_server(models: Path, *arguments: str) -> Iterator[MeasuredServer]:

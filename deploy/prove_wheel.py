@@ -1,7 +1,10 @@
-"""Runs the tests against the built wheel, in an environment that holds it, its extras and no torch.
+"""Proves the built wheel in an environment that holds it, its extras and no torch.
 
-The tests run in a copy of their own, so that nothing of the working tree can be imported in the wheel's place. Tests of
-the export side are left out: those marked `torch`, and files that import it.
+What a wheel can get wrong although the working tree is right is to lack something: a module, a file beside the modules,
+a dependency, a command. So everything is imported there, every command is asked for its help (`deploy/installed.py`),
+and of each kind of thing that a wheel brings some tests run, which are named in `PROOFS`. All tests run in the working
+tree; here they would only say the same again. They run in a copy of their own, so that nothing of the working tree can
+be imported in the wheel's place.
 
     python -m deploy.prove_wheel --models models --encoders build/encoders
 """
@@ -11,7 +14,6 @@ the export side are left out: those marked `torch`, and files that import it.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import shutil
 import subprocess
@@ -22,24 +24,43 @@ from pathlib import Path
 
 from deploy.wheel import ROOT, build_wheel
 
-# Importable only where the export extra is installed; examples and benchmarks use it.
-EXPORT_SIDE = {"benchmarks", "examples", "headwaiter_export", "onnxscript", "safetensors", "torch"}
-SUITES = ("tests/unit", "tests/e2e")
-PACKAGES = ("headwaiter", "headwaiter_load", "headwaiter_proto", "headwaiter_server")
-
-CHECK = f"""
-import importlib, importlib.util, sys
-from pathlib import Path
-assert importlib.util.find_spec("torch") is None, "torch is installed"
-for name in {PACKAGES!r}:
-    place = Path(importlib.import_module(name).__file__)
-    assert place.is_relative_to(sys.prefix), f"{{name}} comes from {{place}}, not from the wheel"
-"""
+# Torch comes with the export's; it has no place beside a server.
+EXTRAS = ("server", "otel", "load")
+# For each kind of thing that a wheel brings, the tests that would fail without it; none of them may need the export.
+PROOFS: dict[str, tuple[str, ...]] = {
+    "command headwaiter": ("tests/unit/client/test_cli_process.py",),
+    "command headwaiter-load": ("tests/unit/load/test_load_cli.py::test_a_run_is_shown_and_saved",),
+    "command headwaiter-server": (
+        "tests/e2e/test_lifecycle.py::test_print_config_shows_what_is_in_force",
+        "tests/e2e/test_lifecycle.py::test_altered_bundle_ends_the_server_unless_partial_is_allowed",
+        "tests/e2e/test_lifecycle.py::test_several_listeners_and_a_socket_file",
+    ),
+    "extra load": ("tests/e2e/test_load.py::test_generation_is_measured",),
+    "extra otel": ("tests/e2e/test_tracing.py::test_spans_that_wait_are_sent_before_the_end",),
+    "extra server": ("tests/e2e/test_main_job.py", "tests/unit/server/test_encoder_minilm.py"),
+    "files headwaiter_load/page_files": ("tests/unit/load/test_report_page.py",),
+    "files headwaiter_load/page_files/uplot": ("tests/unit/load/test_report_vendored.py",),
+    "files headwaiter_server/metrics/page": (
+        "tests/unit/server/test_metrics_endpoint.py",
+        "tests/e2e/test_page.py::test_narrow_screens_scroll_one_way",
+    ),
+    "files headwaiter_server/metrics/page/vendor/uplot": ("tests/e2e/test_page.py::test_light_and_dark_can_be_read",),
+    "service headwaiter.v1.InferenceService": (
+        "tests/e2e/test_bad_input.py",
+        "tests/e2e/test_lifecycle.py::test_reflection_describes_the_service",
+    ),
+    "service inference.GRPCInferenceService": (
+        "tests/e2e/test_open_inference.py::test_generation_is_the_same",
+        "tests/e2e/test_open_inference.py::test_tensors_pass_through",
+        "tests/e2e/test_open_inference_shared_memory.py::test_tensors_pass_through_shared_memory",
+        "tests/unit/load/test_load_cli.py::test_an_open_inference_server_is_measured",
+    ),
+}
 
 
 def main() -> int:
-    """Build, install and test; returns pytest's exit code."""
-    parser = argparse.ArgumentParser(description="Test the built wheel in an environment without torch.")
+    """Build, install, look and test; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Prove the built wheel in an environment without torch.")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder of exported models")
     parser.add_argument("--encoders", type=Path, required=True, help="folder of exported encoders, packed/ and padded/")
     arguments = parser.parse_args()
@@ -48,25 +69,35 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="headwaiter-wheel-") as folder:
         base = Path(folder)
         python = install(build_wheel(base), base / "venv")
-        workdir = copy_tests(base / "copy")
-        ignored = [f"--ignore={path}" for path in export_side_tests(workdir)]
+        # Before the tests' tools are there, which could bring what the wheel forgot to ask for.
+        run([python, "-I", str(ROOT / "deploy" / "installed.py")], base)
+        pip(python, "--group", "test")
         print(f"prove_wheel: installed in {time.monotonic() - started:.0f} s", flush=True)
-        run([python, "-c", CHECK], workdir)
-        options = ["-q", "-p", "no:cacheprovider", "-m", "not torch", *folders, *ignored, *SUITES]
+        options = ["-q", "-p", "no:cacheprovider", *folders, *selected()]
         code = subprocess.run(  # noqa: S603
-            [python, "-m", "pytest", *options], cwd=workdir, env=environment(), check=False
+            [python, "-m", "pytest", *options], cwd=copy_tests(base / "copy"), env=environment(), check=False
         ).returncode
     print(f"prove_wheel: {'ok' if code == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s")
     return code
 
 
+def selected() -> list[str]:
+    """What pytest is to run."""
+    return sorted({test for tests in PROOFS.values() for test in tests})
+
+
 def install(wheel: Path, venv: Path) -> str:
-    """Make an environment of the wheel, all its extras but the export, and the test tools; returns its interpreter."""
+    """Make an environment of the wheel and its extras, but the export; returns its interpreter."""
     run([sys.executable, "-m", "venv", "--without-pip", str(venv)], ROOT)
     python = str(venv / "bin" / "python")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--constraint", "constraints.txt"]
-    run([*pip, f"{wheel}[server,otel,load]", "--group", "test"], ROOT)
+    pip(python, f"{wheel}[{','.join(EXTRAS)}]")
     return python
+
+
+def pip(python: str, *what: str) -> None:
+    """Install something into an environment, at the versions that we test with."""
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run([*command, "--constraint", "constraints.txt", *what], ROOT)
 
 
 def copy_tests(folder: Path) -> Path:
@@ -76,24 +107,6 @@ def copy_tests(folder: Path) -> Path:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
-
-
-def export_side_tests(workdir: Path) -> list[Path]:
-    """Find the test files that import the export side, and the folders whose conftest.py does."""
-    paths = [path for suite in SUITES for path in sorted((workdir / suite).rglob("*.py"))]
-    found = [path for path in paths if imported_packages(ast.parse(path.read_text())) & EXPORT_SIDE]
-    return [path.parent if path.name == "conftest.py" else path for path in found]
-
-
-def imported_packages(module: ast.Module) -> set[str]:
-    """Name the top-level packages without which a module cannot be imported; what functions import, they may skip."""
-    names: set[str] = set()
-    for node in module.body:
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
 
 
 def environment() -> dict[str, str]:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from headwaiter_server.config import describe_settings
-from headwaiter_server.metrics.definitions import GROUPS, PROCESS, SECONDS, Definition
+from headwaiter_server.metrics.answered import MOST_GONE
+from headwaiter_server.metrics.definitions import GROUPS, LOAD_SECONDS, PROCESS, SECONDS, Definition
 
 DOCS = Path(__file__).parent
 
@@ -108,13 +109,15 @@ Refused calls are quick: as a share, take it of those that the server has worked
 `headwaiter_requests_total`, as the recording rules do.
 
 `headwaiter_slo_seconds` tells dashboards and alerts which bound that is. All durations have the same buckets, in
-seconds: {bounds}.
+seconds: {bounds}. Only those of swaps are longer: {load_bounds}.
 
 ## Cardinality
 
 Labels have few values, whatever callers send. `method` is a method of the services, `package.Service/Method`; calls
 of any other are answered by gRPC itself and leave no series. `model` is a model that is loaded, or `_other` where it
 is not known: for a made-up name, and for calls that were refused before they were read. `version` is then empty.
+Of versions that were unloaded, the calls of the last {unloaded} are still told of, so that a scrape sees their end; of
+a model that was unloaded, everything is that does not say how it is now.
 `code` is the name of one of gRPC's 17 status codes. A histogram of durations has {series} series for each model, that
 of calls for each of its methods, too.
 
@@ -159,6 +162,8 @@ def metrics() -> str:
     intro = _METRICS_INTRO.replace("{bounds}", ", ".join(bounds))
     # One more bucket without a bound, the sum and the count.
     intro = intro.replace("{series}", str(len(bounds) + 3))
+    intro = intro.replace("{load_bounds}", ", ".join(f"{bound:g}" for bound in LOAD_SECONDS))
+    intro = intro.replace("{unloaded}", str(MOST_GONE))
     headings = ("Name", "Type", "Labels", "Unit", "Meaning")
     groups = {**GROUPS, "The process": PROCESS}
     sections = [f"### {name}\n\n{_table(headings, map(_metric_row, group))}" for name, group in groups.items()]

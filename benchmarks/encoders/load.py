@@ -61,14 +61,14 @@ def _pushback_seconds(error: grpc.aio.AioRpcError) -> float:
 
 
 async def closed_loop(
-    target: str, requests: Iterable[bytes], outstanding: int, limit_seconds: float
+    target: str, requests: Iterable[bytes], outstanding: int, limit_seconds: float, method: str = EMBED
 ) -> dict[str, float]:
     """Send all requests, `outstanding` at a time; stop sending at the limit, and wait for what is under way."""
     queue = iter(requests)
     seconds: list[float] = []
     refusals = Refusals()
     async with _channel(target) as channel:
-        embed: Embed = channel.unary_unary(EMBED)
+        embed: Embed = channel.unary_unary(method)
         await channel.channel_ready()
         begun = time.perf_counter()
 
@@ -127,7 +127,9 @@ async def open_loop(
 
 
 def _channel(target: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(target, options=[("grpc.enable_retries", 0)])
+    return grpc.aio.insecure_channel(
+        target, options=[("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+    )
 
 
 def main() -> None:

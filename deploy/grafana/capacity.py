@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from deploy.grafana.promql import rate, series, total
+from deploy.grafana.promql import increase, mean, rate, series, total
 from deploy.grafana.spec import Dashboard, Kind, Panel, Query, Row
 
 _CPU = "headwaiter_cpu_seconds_total"
 _TEXTS = "headwaiter_texts_total"
 _UNAVAILABLE = 'code="UNAVAILABLE"'
 _MISSED = 'met="false"'
+_CACHE = "headwaiter_cache_requests_total"
+_HIT = 'result="hit"'
 
 
 def _by_instance(name: str, legend: str = "{{instance}}") -> Query:
@@ -191,9 +193,52 @@ _ADMISSION = Row(
     ),
 )
 
+_MODELS = Row(
+    "Models that come and go",
+    (
+        Panel(
+            title="Loads of models",
+            unit="suffix: loads",
+            meaning="Loads within the window, those at start among them, by what came of them.",
+            remedy="`failed`: the model serves on as it was, or not at all; runbook HeadwaiterModelLoadFailing.",
+            queries=(Query(increase("headwaiter_model_loads_total", "model", "outcome"), "{{model}} {{outcome}}"),),
+            kind=Kind.STACK,
+        ),
+        Panel(
+            title="Models that fail to load",
+            unit="suffix: failing",
+            meaning="1 where the latest load of a model has failed, and none has succeeded since.",
+            remedy="Runbook HeadwaiterModelLoadFailing.",
+            queries=(Query(series("headwaiter_model_load_failing"), "{{model}} {{instance}}"),),
+            bound=1,
+        ),
+        Panel(
+            title="Time to swap a version",
+            unit="s",
+            meaning="From when the load of a version began to when it had taken over from one that served, on average. "
+            "Calls are answered all the while, by the old version.",
+            remedy="Mostly the trial and the calibration, which are remembered: give the server a folder that lasts "
+            "(--calibration-cache).",
+            queries=(Query(mean("headwaiter_model_swap_duration_seconds", "model"), "{{model}}"),),
+            when_empty="No data. No version has taken over from another so far.",
+        ),
+        Panel(
+            title="Remembered answers",
+            unit="percentunit",
+            meaning="Share of what was looked for among the remembered answers that was there, or was being computed "
+            "for somebody else already.",
+            remedy="Low: inputs hardly ever come again, or --cache-bytes holds too few of them, see "
+            "`headwaiter_cache_evictions_total`. At 0 it only costs: switch it off.",
+            queries=(Query(f"{rate(_CACHE, 'model', matchers=(_HIT,))} / {rate(_CACHE, 'model')}", "{{model}}"),),
+            top=1.0,
+            when_empty="No data. Answers are remembered only with --cache-bytes.",
+        ),
+    ),
+)
+
 DASHBOARD = Dashboard(
     name="capacity",
     title="Headwaiter / Capacity",
     purpose="How much more can the servers take, what does it cost, and what has to grow first?",
-    rows=(_WORKERS, _CPU_ROW, _MEMORY, _ADMISSION),
+    rows=(_WORKERS, _CPU_ROW, _MEMORY, _ADMISSION, _MODELS),
 )

@@ -26,9 +26,9 @@ SENTENCE_MODULES_FILE: Final = "modules.json"
 RECIPES: Final = {"headwaiter-transformer": "headwaiter_export.transformer_recipe"}
 # For folders of Hugging Face and sentence-transformers, which name their architecture in other words.
 ENCODERS: Final = "headwaiter_export.encoders.recipe"
-DECODERS: Final = "headwaiter_export.generation.recipe"
-# How transformers calls models that go on with a text, in "architectures" of config.json.
-_GOES_ON: Final = ("ForCausalLM", "LMHeadModel")
+GENERATORS: Final = "headwaiter_export.generation.recipe"
+# How transformers calls models that generate, in "architectures" of config.json.
+_GENERATE: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 # For files whose name ends so.
 ONNX_SUFFIX: Final = ".onnx"
 ONNX_FILES: Final = "headwaiter_export.tensors.onnx_file"
@@ -108,8 +108,8 @@ def recipe_for(source: Path, task: str = "auto") -> Recipe:
     architecture = fields.get("architecture")
     if architecture is None and (fields.get("model_type") or fields.get("architectures")):
         classes = fields.get("architectures")
-        named = isinstance(classes, list) and bool(classes) and str(classes[0]).endswith(_GOES_ON)
-        return _recipe(DECODERS if task == "generate" or (task == "auto" and named) else ENCODERS)
+        named = isinstance(classes, list) and bool(classes) and str(classes[0]).endswith(_GENERATE)
+        return _recipe(GENERATORS if task == "generate" or (task == "auto" and named) else ENCODERS)
     if not isinstance(architecture, str) or architecture not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise UnknownArchitectureError(f"{path}: architecture is {architecture!r}; known: {known}")

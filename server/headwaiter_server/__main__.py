@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ try:
     from headwaiter_server.app import Server, serve
     from headwaiter_server.config import ServerSettings, as_toml, load_settings
     from headwaiter_server.errors import ConfigError, HeadwaiterError
+    from headwaiter_server.lifecycle import load_thread
     from headwaiter_server.log import configure_logging
 except ModuleNotFoundError as error:
     # The command comes with every install of the package, what it needs only with the extra.
@@ -35,16 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings, print_config = load_settings(sys.argv[1:] if arguments is None else arguments)
     except ConfigError as error:
-        _end(str(error), _EXIT_USAGE)
+        _tell(str(error))
+        sys.exit(_EXIT_USAGE)
     if print_config:
         sys.stdout.write(as_toml(settings) + "\n")
         return
     configure_logging(settings.log_format, settings.log_level)
+    code = 0
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_run(settings))
     except HeadwaiterError as error:
-        _end(str(error), _EXIT_FAILED)
+        code = _EXIT_FAILED
+        _tell(str(error))
+    if load_thread.under_way():
+        # Everything else has ended in order, and nobody waits for the model.
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 async def _run(settings: ServerSettings) -> None:
@@ -69,10 +79,9 @@ def _announce(server: Server) -> None:
     sys.stdout.flush()
 
 
-def _end(message: str, code: int) -> None:
+def _tell(message: str) -> None:
     for line in message.splitlines():
         sys.stderr.write(f"headwaiter-server: {line}\n")
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

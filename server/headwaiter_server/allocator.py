@@ -26,3 +26,16 @@ def hold_no_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(option, _THRESHOLD_BYTES) == 1 for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+
+
+def give_freed_memory_back() -> bool:
+    """Give what was freed back to the system, also from between what is in use. Takes some milliseconds.
+
+    Returns:
+        Whether the C library can be told so: glibc can.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    return True

@@ -8,18 +8,18 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-
-from headwaiter_proto.v1 import bundle_pb2
+from typing import TypeVar
 
 from headwaiter_server.allocator import hold_no_freed_memory
 from headwaiter_server.config import AUTO, ServerSettings, split_address
-from headwaiter_server.errors import BundleError, ConfigError, DrainingError, HeadwaiterError
+from headwaiter_server.errors import ConfigError, DrainingError, HeadwaiterError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
-from headwaiter_server.lifecycle.memory import resident_bytes
-from headwaiter_server.lifecycle.repository import find_bundles
+from headwaiter_server.lifecycle.manager import Manager
+from headwaiter_server.lifecycle.poller import Poller
+from headwaiter_server.lifecycle.trial import open_trials
 from headwaiter_server.log import get_logger
 from headwaiter_server.metrics import Metrics, MetricsEndpoint, definitions, endpoint, site
 from headwaiter_server.metrics.loop_lag import LoopLag
@@ -27,17 +27,29 @@ from headwaiter_server.metrics.rendering import Renderer
 from headwaiter_server.metrics.sampling import Sampler
 from headwaiter_server.metrics.situation import Situation
 from headwaiter_server.model.onnx import RUNTIME_VERSION
-from headwaiter_server.pipeline import Pipeline
+from headwaiter_server.pipeline import Pipeline, ResponseCache
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.inference import SERVICE_NAME, InferenceService
+from headwaiter_server.rpc.open_inference.config import Configs, Setup
+from headwaiter_server.rpc.open_inference.infer import Inference
+from headwaiter_server.rpc.open_inference.metadata import Metadata, extensions
+from headwaiter_server.rpc.open_inference.repository import Repository
+from headwaiter_server.rpc.open_inference.service import SERVICE_NAME as OPEN_SERVICE_NAME
+from headwaiter_server.rpc.open_inference.service import OpenInferenceService
+from headwaiter_server.rpc.open_inference.settings import Settings
+from headwaiter_server.rpc.open_inference.shared_memory import SharedMemory
+from headwaiter_server.rpc.open_inference.statistics import Statistics
 from headwaiter_server.rpc.server import WHOLE_SERVER, GrpcServer
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission
 from headwaiter_server.scheduling.dispatcher import Dispatcher
 from headwaiter_server.scheduling.forecast import Forecast
+from headwaiter_server.shared_memory import Regions
 from headwaiter_server.tracing import open_tracing
-from headwaiter_server.wiring import Wiring, model_facts, watch
+from headwaiter_server.wiring import Wiring, model_facts, watch, watch_cache
 
 _log = get_logger(__name__)
+
+Result = TypeVar("Result")
 
 # A worker that comes back from onnxruntime waits at most this long for the interpreter lock; the default of 5 ms is
 # longer than many runs.
@@ -75,16 +87,63 @@ class Server:
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
         bound = settings.max_queue_seconds
         self.forecast = Forecast(settings.effective_workers, None if bound == AUTO else bound)
+        self.cache = ResponseCache(settings.cache_bytes, self.metrics) if settings.cache_bytes else None
         self._catalog = Catalog()
+        self._trials = open_trials(settings, RUNTIME_VERSION)
         self._tasks: set[asyncio.Task[None]] = set()
         self._tracing = open_tracing(
             settings.otlp_endpoint, settings.trace_sample_ratio, self._version, self.dispatcher.clock
         )
+        self._manager = Manager(
+            settings.models,
+            settings.version_policies,
+            settings.variant,
+            catalog=self._catalog,
+            workshop=Wiring(settings, self.dispatcher, self.forecast, self.metrics, self._tracing, self.cache),
+            trial=self._trials,
+            metrics=self.metrics,
+            set_serving=self._set_serving,
+        )
         self._edge = Edge(self.admission, self.metrics, clock, self._tracing)
-        service = InferenceService(Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts))
+        pipeline = Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts, self.cache)
+        shared_memory = SharedMemory(Regions() if settings.shared_memory_enabled else None)
+        open_service = OpenInferenceService(
+            Inference(pipeline, shared_memory),
+            lambda: self._ready,
+            # Each part of the protocol gives its methods by name.
+            questions={
+                **Metadata(
+                    pipeline,
+                    self._version,
+                    lambda: self._ready,
+                    extensions(
+                        control=settings.effective_model_control == "explicit", shared_memory=shared_memory.enabled
+                    ),
+                ).methods(),
+                **Configs(
+                    pipeline,
+                    Setup(
+                        workers=settings.effective_workers,
+                        batching=settings.batching,
+                        batch_delay_seconds=settings.batch_delay_seconds,
+                        cached=settings.cache_bytes > 0,
+                        version_policy=lambda name: str(self._manager.policy(name)),
+                    ),
+                ).methods(),
+                **Statistics(pipeline).methods(),
+                **Settings(
+                    pipeline,
+                    control=settings.effective_model_control,
+                    sampled=settings.trace_sample_ratio if self._tracing is not None else None,
+                ).methods(),
+                **shared_memory.methods(),
+                **Repository(self._manager, control=settings.effective_model_control).methods(),
+            },
+            calls={},
+        )
         self._grpc = GrpcServer(
-            [service.handlers(self._edge)],
-            [SERVICE_NAME],
+            [InferenceService(pipeline).handlers(self._edge), open_service.handlers(self._edge)],
+            [SERVICE_NAME, OPEN_SERVICE_NAME],
             max_message_bytes=settings.max_message_bytes,
             max_streams=settings.max_streams,
         )
@@ -95,6 +154,11 @@ class Server:
         self.crashed = False
         self.grpc_addresses: list[str] = []
         self.metrics_address = ""
+
+    @property
+    def _ready(self) -> bool:
+        """Whether the server takes requests: it listens, and has not been told to end."""
+        return bool(self.grpc_addresses) and not self._stop.is_set()
 
     @property
     def models(self) -> list[ServedModel]:
@@ -112,18 +176,25 @@ class Server:
         hold_no_freed_memory()
         self.metrics.build(self._version, RUNTIME_VERSION)
         watch(self.metrics, self._catalog, self.admission, self.dispatcher, self.forecast)
+        if self.cache is not None:
+            watch_cache(self.metrics, self.cache)
         self.metrics.watch(definitions.EVENT_LOOP_LAG_SECONDS, self._loop_lag.seconds)
         self._loop_lag.start()
         self._sampler.start()
         self._listen_for_metrics()
         # As many threads for tokenizing as there are processors to run them; the default counts the host's.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.dispatcher.workers))
-        await self._load_models()
+        found = await self._until_stopped(
+            self._manager.start(allow_partial=self._settings.allow_partial, chosen=self._settings.models_at_start)
+        )
+        if found is None:
+            return
         self.grpc_addresses = [self._grpc.listen(address) for address in self._settings.listen]
         await self._grpc.start()
-        for model in self.models:
-            await self._grpc.set_serving(model.name, serving=True)
         await self._grpc.set_serving(WHOLE_SERVER, serving=True)
+        if self._settings.effective_model_control == "poll":
+            poller = Poller(self._settings.models, self._settings.poll_seconds, found, self._manager.reconcile)
+            self._keep(poller.run())
 
     async def drain(self) -> None:
         """Turn callers away without failing one.
@@ -134,6 +205,7 @@ class Server:
         settings = self._settings
         _log.info("draining", calls=self.admission.calls, lame_duck_seconds=settings.lame_duck_seconds)
         await self._grpc.leave()
+        await self._manager.close()
         await asyncio.sleep(settings.lame_duck_seconds)
         self.admission.close()
         self.dispatcher.end_holds()
@@ -146,7 +218,11 @@ class Server:
         if self.admission.calls:
             _log.warning("drain_deadline_passed", calls=self.admission.calls)
             self.dispatcher.fail_all(DrainingError("the server has shut down", RETRY_SECONDS))
+        await self._manager.close()
         await self._grpc.stop(_LAST_ANSWERS_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await self._trials.close()
         ended = await self.dispatcher.close(_LAST_RUNS_SECONDS)
         if self._tracing is not None:
             await self._tracing.close(_LAST_SPANS_SECONDS)
@@ -157,42 +233,6 @@ class Server:
             os._exit(1)
         if self.grpc_addresses:  # a start that failed ends with its own error
             _log.info("stopped")
-
-    async def _load_models(self) -> None:
-        settings = self._settings
-        loader = Wiring(settings, self.dispatcher, self.forecast, self.metrics, self._tracing).loader()
-        locations = find_bundles(settings.models)
-        if unknown := sorted(settings.variant.keys() - {location.name for location in locations}):
-            raise ConfigError(f"--variant names no model of {settings.models}: {', '.join(unknown)}")
-        for location in locations:
-            if self._stop.is_set():
-                return
-            began, resident_before = time.monotonic(), resident_bytes()
-            try:
-                # On a thread, so that a signal is noticed meanwhile.
-                model = await asyncio.to_thread(loader.load, location, settings.variant.get(location.name, "fp32"))
-            except BundleError as error:
-                if not settings.allow_partial:
-                    raise BundleError(f"model {location.name!r} failed to load: {error}") from error
-                _log.error("model_failed", model=location.name, version=location.version, reason=str(error))
-                continue
-            self._catalog.add(model)
-            self.metrics.model_loaded(
-                model.name,
-                str(model.version),
-                model.variant,
-                bundle_pb2.Task.Name(model.manifest.task).removeprefix("TASK_").lower(),
-                model.manifest.architecture,
-            )
-            self.metrics.model_cost(
-                model.name,
-                str(model.version),
-                load_seconds=time.monotonic() - began,
-                memory_bytes=max(0, resident_bytes() - resident_before),
-            )
-
-        if not self.models:
-            raise BundleError(f"no model of {settings.models} could be loaded")
 
     def _listen_for_metrics(self) -> None:
         host, port = split_address(self._settings.metrics_listen)
@@ -233,9 +273,27 @@ class Server:
         """The scheduler has a bug and has stopped: let nobody route calls here, and end."""
         self.crashed = True
         self._stop.set()
-        task = asyncio.get_running_loop().create_task(self._grpc.leave())
+        self._keep(self._grpc.leave())
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Have something done beside, until it is over or the server ends."""
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _set_serving(self, name: str, *, serving: bool) -> None:
+        await self._grpc.set_serving(name, serving=serving)
+
+    async def _until_stopped(self, work: Coroutine[None, None, Result]) -> Result | None:
+        """Wait for something; None if the server is told to end before, and the work is abandoned."""
+        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            stopped.cancel()
+            await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 async def serve(settings: ServerSettings, stop: asyncio.Event, announce: Callable[[Server], None]) -> None:

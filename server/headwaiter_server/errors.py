@@ -6,6 +6,11 @@
     `-- RequestError                one call is answered with an error
         |-- InvalidRequestError     the caller must change the request
         |-- UnknownModelError       no such model or version
+        |-- UnsupportedError        the protocol has it, this server does not
+        |-- ModelLoadError          a model was to be loaded, and cannot serve
+        |-- UnknownRegionError      no shared memory is registered under that name
+        |-- RegionExistsError       some is already
+        |-- TooManyRegionsError     no more can be
         |-- OverloadedError         try again, later or elsewhere
         |   |-- QueueFullError
         |   |-- DeadlineUnreachableError
@@ -19,6 +24,9 @@ One table, in `rpc/status.py`, maps them to gRPC status codes.
 
 from __future__ import annotations
 
+# It travels twice, in what gRPC allows 8 KiB for; what is no ASCII takes three times its bytes there.
+_MOST_MESSAGE_BYTES = 1500
+
 
 class HeadwaiterError(Exception):
     """Root of every error that Headwaiter raises on purpose; its message is fit for the person it reaches."""
@@ -30,6 +38,9 @@ class ConfigError(HeadwaiterError):
 
 class BundleError(HeadwaiterError):
     """A bundle is incomplete, altered, from another format version, or does not compute what it certifies."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_sendable(message))
 
 
 class RequestError(HeadwaiterError):
@@ -52,6 +63,39 @@ class InvalidRequestError(RequestError):
 
 class UnknownModelError(RequestError):
     """No model, or no version of it, goes by that name."""
+
+
+class UnsupportedError(RequestError):
+    """The request asks for something that its protocol knows, and this server does not do.
+
+    Attributes:
+        field: Path of the field that asks for it, `parameters[sequence_id]`.
+        description: What is not done.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class UnknownRegionError(RequestError):
+    """No region of shared memory is registered under that name."""
+
+
+class RegionExistsError(RequestError):
+    """A region of shared memory is registered under that name already."""
+
+
+class TooManyRegionsError(RequestError):
+    """As much shared memory is registered as the server lets be."""
+
+
+class ModelLoadError(RequestError):
+    """A model was to be loaded, and cannot serve; what served before goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_sendable(message))
 
 
 class OverloadedError(RequestError):
@@ -88,3 +132,11 @@ class DeadlineExceededError(RequestError):
 
 class EngineError(RequestError):
     """The model failed on this input; the cause goes to the log, never to the caller."""
+
+
+def _sendable(message: str) -> str:
+    """A message that quotes a file, as it can be sent: no halves of surrogate pairs, and not too long."""
+    data = message.encode(errors="replace")
+    if len(data) <= _MOST_MESSAGE_BYTES:
+        return data.decode()
+    return data[:_MOST_MESSAGE_BYTES].decode(errors="ignore") + " ..."

@@ -4,12 +4,71 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Which events are written.
+
+    Attributes:
+        verbose_level: Those for finding bugs: none at 0, all from 1 on.
+        info: What the server does.
+        warning: What may need somebody.
+        error: What went wrong.
+    """
+
+    verbose_level: int = 0
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+
+    @property
+    def lowest_level(self) -> int:
+        """The standard library's level of the least important ones."""
+        kinds = (bool(self.verbose_level), self.info, self.warning, self.error)
+        return next((level for level, kind in zip(_LEVELS, kinds, strict=True) if kind), _NOTHING)
+
+
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+_NOTHING = logging.CRITICAL + 1
+
+
+class _Choice(logging.Filter):
+    """Lets through what is to be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged = Logged()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        logged = self.logged
+        if record.levelno >= logging.ERROR:
+            return logged.error
+        if record.levelno >= logging.WARNING:
+            return logged.warning
+        return logged.info if record.levelno >= logging.INFO else bool(logged.verbose_level)
+
+
+_choice = _Choice()
+
+
+def logged() -> Logged:
+    """Which events are written now."""
+    return _choice.logged
+
+
+def set_logged(logged: Logged) -> None:
+    """Write these events from now on."""
+    _choice.logged = logged
+    logging.getLogger().setLevel(logged.lowest_level)
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
@@ -47,9 +106,15 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
+    handler.addFilter(_choice)
+    logging.getLogger().handlers = [handler]
+    set_logged(
+        Logged(
+            verbose_level=int(level == "debug"),
+            info=level in ("debug", "info"),
+            warning=level != "error",
+        )
+    )
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -9,11 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = {
     "bench",
+    "chaos",
     "clean",
+    "compatibility",
     "demo",
     "docs",
     "down",
     "help",
+    "hostile",
     "lint",
     "load",
     "mutants",

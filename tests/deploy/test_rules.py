@@ -102,6 +102,15 @@ def test_windows_differ_in_nothing_else(rules: list[dict[str, Any]]) -> None:
         assert len(set(exprs.values())) == 1, name
 
 
+def test_long_windows_are_read_seldom() -> None:
+    """What reads six hours or three days of samples stands apart from what is evaluated every few seconds."""
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    seldom = {rule["record"] for group in groups if group.get("interval") == "2m" for rule in group["rules"]}
+    recorded = [rule["record"] for group in groups for rule in group["rules"] if "record" in rule]
+    assert seldom == {name for name in recorded if name.endswith(("6h", "3d"))}
+    assert len(seldom) == 8
+
+
 def test_alerts_say_what_a_person_needs(rules: list[dict[str, Any]]) -> None:
     """Each alert has a severity, a summary, a description and the link to its own runbook."""
     for rule in alerts(rules):

@@ -16,6 +16,7 @@ from .monitored import (
     SLO_SECONDS,
     Story,
 )
+from .reloading import FAILED_LOADS, HITS, MISSES, SWAPS, Reloading
 from .windows import Window
 
 MODELS = ("embed", "fragile", "pronounce", "tag")
@@ -323,4 +324,12 @@ PANELS: Mapping[tuple[str, str], Check] = {
     ),
     # Half of the storm's long calls had a deadline; those of the calm were all met.
     ("capacity", "Missed deadlines"): Rates("whole", lambda _: {"pronounce": 1.0, "embed": 0.0}),
+}
+
+# Of the other story, in `reloading`: what is shown when it is over, by legend.
+MODEL_PANELS: Mapping[tuple[str, str], Callable[[Reloading], Expected]] = {
+    ("capacity", "Loads of models"): lambda _: {"embed loaded": SWAPS, "embed failed": FAILED_LOADS},
+    ("capacity", "Models that fail to load"): lambda told: {f"embed {told.instance}": 1},
+    ("capacity", "Time to swap a version"): lambda told: {"embed": Between(0.001, told.slowest_seconds)},
+    ("capacity", "Remembered answers"): lambda _: {"embed": HITS / (HITS + MISSES)},
 }

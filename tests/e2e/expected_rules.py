@@ -22,7 +22,7 @@ PENDING = {
 }
 # Those that depend on how fast the machine is; and Prometheus itself begins without targets.
 ANY = {"HeadwaiterQueueWaitHigh", "HeadwaiterSaturationHigh", "HeadwaiterEventLoopLag", "HeadwaiterNoTargets"}
-SILENT = {"HeadwaiterModelMissing", "HeadwaiterMemoryNearLimit"}
+SILENT = {"HeadwaiterModelMissing", "HeadwaiterMemoryNearLimit", "HeadwaiterModelLoadFailing"}
 
 Series = Iterator[tuple[dict[str, str], float]]
 

@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection
+from typing import IO
 
 from headwaiter_server.metrics.rendering import AGE_HEADER
 
@@ -60,8 +62,9 @@ class ServerProcess:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without settings of a server."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HEADWAITER_")}
+    """This process's environment without settings of a server, which keeps nothing in the home of whoever tests."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("HEADWAITER_")}
+    return others | {"XDG_CACHE_HOME": os.path.join(tempfile.gettempdir(), "headwaiter-tests")}  # noqa: PTH118 - text
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,12 +75,21 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def running_server(*arguments: str, metrics: str = "127.0.0.1:0") -> Iterator[ServerProcess]:
-    """A server on a free port, and another free one or `metrics`; killed in the end if the test has not ended it."""
+def running_server(
+    *arguments: str, metrics: str = "127.0.0.1:0", log: IO[str] | None = None
+) -> Iterator[ServerProcess]:
+    """A server on a free port, and another free one or `metrics`; killed in the end if the test has not ended it.
+
+    Args:
+        arguments: Of the command.
+        metrics: Where its metrics are.
+        log: Where its log goes, if not to the test's own stderr.
+    """
     with subprocess.Popen(
         [*COMMAND, *FREE_PORT, "--metrics-listen", metrics, *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
+        stderr=log,
         text=True,
     ) as process:
         try:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from .expected_panels import PANELS, Between, Finally, Peaks, Rates
+from .expected_panels import MODEL_PANELS, PANELS, Between, Finally, Peaks, Rates
 from .expected_rules import ANY, PENDING, SILENT, expected_series
 from .monitored import MOST_CALLS, SLO_SECONDS, Story, told_story
 from .monitored_models import write_models
 from .prometheus import INTERVAL_SECONDS, Labels
+from .reloading import FAILED_LOADS, HITS, MISSES, SWAPS, Reloading, told_reloading
 from .windows import Window
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 VARIABLES = {"$job": "headwaiter", "$instance": ".*", "$model": ".*"}
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.torch,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's package prometheus is not installed"),
     # The first test waits for the story, which takes half a minute on an idle machine.
@@ -37,6 +40,13 @@ def story(encoders_dir: Path, models_dir: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("monitored")
     models = write_models(encoders_dir, models_dir / "pronounce", folder / "models")
     with told_story(models, folder) as told:
+        yield told
+
+
+@pytest.fixture(scope="module")
+def reloading(encoders_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloading]:
+    """A server whose model was loaded again and again, and the Prometheus that watched."""
+    with told_reloading(encoders_dir / "embed" / "1", tmp_path_factory.mktemp("reloading")) as told:
         yield told
 
 
@@ -134,7 +144,8 @@ def test_storm_was_one(story: Story) -> None:
 
 def test_every_panel_has_its_check(panels: dict[tuple[str, str], list[dict[str, str]]]) -> None:
     """No panel is left out below, and none is checked that is not there."""
-    assert set(PANELS) == set(panels)
+    assert not set(PANELS) & set(MODEL_PANELS)
+    assert set(PANELS) | set(MODEL_PANELS) == set(panels)
 
 
 @pytest.mark.parametrize(("dashboard", "title"), PANELS, ids=lambda part: part.replace(" ", "-"))
@@ -155,6 +166,31 @@ def test_panel(story: Story, panels: dict[tuple[str, str], list[dict[str, str]]]
     # A panel whose condition was never caused would prove nothing.
     assert any(isinstance(each, Between) or each > 0 for each in expected.values())
     assert wrong(shown, expected, close_to(window)) == {}
+
+
+@pytest.mark.parametrize(("dashboard", "title"), MODEL_PANELS, ids=lambda part: part.replace(" ", "-"))
+def test_panel_of_models_that_come_and_go(
+    reloading: Reloading, panels: dict[tuple[str, str], list[dict[str, str]]], dashboard: str, title: str
+) -> None:
+    """What the panel shows is what the caller had loaded, and what it asked for again."""
+    window = reloading.window
+    (target,) = panels[dashboard, title]
+    values = window.prometheus.instant(filled_in(target["expr"], window), window.end)
+    shown = {legend(target["legendFormat"], labels): value for labels, value in values.items()}
+    assert wrong(shown, dict(MODEL_PANELS[dashboard, title](reloading)), close_to(window)) == {}
+
+
+def test_loads_and_remembered_answers_are_those_of_the_caller(reloading: Reloading) -> None:
+    """Exactly: each load by what came of it, each swap, each text by whether it had come before; the alert follows."""
+    window = reloading.window
+    loads = window.rises("headwaiter_model_loads_total", "outcome")
+    assert loads == {"loaded": SWAPS, "failed": FAILED_LOADS}
+    assert window.rise("headwaiter_model_swap_duration_seconds_count") == SWAPS
+    assert window.rises("headwaiter_cache_requests_total", "result") == {"hit": HITS, "miss": MISSES}
+    assert window.rise("headwaiter_model_unloads_total") == SWAPS
+    assert window.gauges("headwaiter_models_loaded", "instance") == {reloading.instance: 1}
+    while not reloading.prometheus.instant('ALERTS{alertname="HeadwaiterModelLoadFailing",model="embed"}'):
+        time.sleep(0.1)
 
 
 def test_every_recording_rule(story: Story, rules: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ GENERATE = "/headwaiter.v1.InferenceService/Generate"
 TWO_WORDS = inference_pb2.GenerateRequest(texts=["drain", "me"]).SerializeToString()
 
 
+@pytest.mark.alone  # what it does must fit in the lame-duck time
 def test_sigterm_under_load_fails_no_call(models_dir: Path) -> None:
     """After SIGTERM health turns to NOT_SERVING while calls are still answered; none fails, and the exit code is 0."""
     with running_server("--models", str(models_dir), "--lame-duck-seconds", "1.5") as server:
@@ -62,6 +63,7 @@ def _call_for_ever(generate: grpc.UnaryUnaryMultiCallable[bytes, bytes]) -> None
         generate(TWO_WORDS, timeout=20)
 
 
+@pytest.mark.alone
 def test_calls_after_the_lame_duck_time_are_refused_as_retryable(models_dir: Path) -> None:
     """Once the lame-duck time is over, a call is refused with UNAVAILABLE and a hint, while those held are finished."""
     many_words = inference_pb2.GenerateRequest(texts=["abcdefgh" * 5] * 150).SerializeToString()
@@ -95,6 +97,7 @@ def test_second_signal_ends_at_once(models_dir: Path) -> None:
         assert server.process.wait(10) == 130
 
 
+@pytest.mark.alone  # what it does must fit in the lame-duck time
 def test_metrics_go_last(models_dir: Path) -> None:
     """While calls drain, metrics can still be scraped."""
     with running_server("--models", str(models_dir), "--lame-duck-seconds", "1") as server:

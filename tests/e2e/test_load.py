@@ -15,6 +15,9 @@ from headwaiter_load.results import RunResult
 
 from .process import ServerProcess, environment
 
+# No call may fail, so the server must keep up.
+pytestmark = pytest.mark.alone
+
 COMMAND = [sys.executable, "-m", "headwaiter_load"]
 SHORT = ("--seconds", "1", "--warmup-seconds", "0.3", "--quiet")
 

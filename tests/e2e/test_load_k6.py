@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "load_tester.py"
 _FIGURE = re.compile(r"^(?P<name>\S.*?)\s{2,}(?P<median>-?[\d.]+)\s+\[", re.MULTILINE)
 

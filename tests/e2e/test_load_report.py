@@ -18,6 +18,9 @@ from unit.load.page_reader import Page
 from .chromium import Browser, running_browser
 from .process import ServerProcess, environment
 
+# The server's figures are held to the tester's.
+pytestmark = pytest.mark.alone
+
 _COMMAND = [sys.executable, "-m", "headwaiter_load"]
 # Of all calls, as the server's metrics name them.
 _SERVER_TIME = 'headwaiter_request_duration_seconds_{}{{method="headwaiter.v1.InferenceService/Embed",model="embed"}}'
@@ -35,6 +38,12 @@ _POINT = """
   over.dispatchEvent(new MouseEvent("mouseenter", at));
   over.dispatchEvent(new MouseEvent("mousemove", at));
 })()
+"""
+# Tables that are cut off at the side, by their titles.
+_CUT_OFF = """
+[...document.querySelectorAll(".card:has(.scroll)")]
+  .filter((card) => card.querySelector(".scroll").scrollWidth > card.querySelector(".scroll").clientWidth)
+  .map((card) => card.querySelector("h3").textContent)
 """
 # Of each plot, how many points of its drawing are not empty.
 _DRAWN = """
@@ -137,6 +146,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_browser_shows_the_page_from_the_file_alone(report: Report, browser: Browser, *, dark: bool) -> None:
     page = browser.page(report.page.as_uri(), dark=dark)
+    assert page.evaluate(_CUT_OFF) == []
     drawn = page.evaluate(_DRAWN)
     assert len(drawn) == len(Page(report.page.read_text(encoding="utf-8")).plots)
     assert min(drawn) > 1000

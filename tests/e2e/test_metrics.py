@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import grpc
 import pytest
+from headwaiter_proto.inference import grpc_service_pb2
 from headwaiter_proto.v1 import inference_pb2
 from headwaiter_server.metrics import definitions
 from prometheus_client import Metric
@@ -159,9 +160,11 @@ def test_made_up_names_make_no_series(narrow: ServerProcess) -> None:
     own = [(name, labels) for name, series in found.items() if name.startswith("headwaiter") for labels, _ in series]
     assert {labels["model"] for _, labels in own if "model" in labels} == {"pronounce", "_other"}
     methods = {labels["method"] for _, labels in own if "method" in labels}
-    assert methods == {
-        f"{SERVICE}/{each.name}" for each in inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].methods
-    }
+    services = [
+        inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
+        grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    ]
+    assert methods == {f"{service.full_name}/{each.name}" for service in services for each in service.methods}
     assert {labels["version"] for name, labels in own if name == "headwaiter_requests_total"} <= {"", "1"}
     assert len(own) < 1000
 
@@ -209,6 +212,7 @@ def test_what_is_set_and_what_loading_took_is_told(narrow: ServerProcess) -> Non
     assert 0 <= total(narrow, "event_loop_lag_seconds") < math.inf
 
 
+@pytest.mark.alone
 def test_saturation_and_busy_time_follow_the_worker(narrow: ServerProcess) -> None:
     """The only worker, kept busy, is so for most of the time that passes and never for more; then not at all."""
     readings = []

@@ -17,6 +17,9 @@ from headwaiter import Client, HeadwaiterError
 from .chromium import Browser, Page, running_browser
 from .process import ServerProcess, running_server
 
+# The figures of the page are held to what was sent within seconds.
+pytestmark = pytest.mark.alone
+
 LIVE = "document.querySelector('#status-text').textContent === 'Live'"
 # What stands in the legends of the charts: a name and a figure of each entry.
 LEGENDS = """

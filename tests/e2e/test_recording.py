@@ -17,6 +17,9 @@ from headwaiter_proto.v1 import inference_pb2
 
 from .process import ServerProcess, running_server
 
+# Times of waiting, and processor seconds.
+pytestmark = pytest.mark.alone
+
 GENERATE = "/headwaiter.v1.InferenceService/Generate"
 WASTED = 'headwaiter_wasted_cpu_seconds_total{{model="pronounce",reason="{}"}}'
 SPENT = 'headwaiter_cpu_seconds_total{model="pronounce"}'

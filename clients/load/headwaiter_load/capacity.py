@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from headwaiter_load import backlog
 from headwaiter_load.crew import Crew
 from headwaiter_load.merging import is_busy, tool_version
 from headwaiter_load.plan import Plan
@@ -24,9 +25,6 @@ _GOALS_IN_A_STEP: Final = 10
 _LONGEST_STEP_SECONDS: Final = 120.0
 # Below it a search goes on for hours.
 _LOWEST_RATE: Final = 0.1
-# The outstanding calls may grow by so many of a step's calls, or by as much as chance lets them.
-_GROWTH_RATIO: Final = 0.02
-_GROWTH_DEVIATIONS: Final = 3.0
 # A rate that misses by more is not tried again.
 _CLEAR_RATIO: Final = 3.0
 
@@ -194,7 +192,7 @@ class _Climb:
             p50_seconds=result.latency.p50_seconds,
             p99_seconds=result.latency.p99_seconds,
             error_ratio=result.error_ratio,
-            backlog_growth=result.outstanding_at_end - result.outstanding_at_begin,
+            backlog_growth=backlog.growth(result),
             cpu_share=max(each.cpu_share for each in result.tester.processes),
             met=not reasons,
             reasons=reasons,
@@ -222,7 +220,7 @@ def by_tester(result: RunResult, goal: Goal) -> bool:
 def judged(result: RunResult, goal: Goal) -> tuple[str, ...]:
     """Why a run misses a goal; nothing if it meets it."""
     reasons = []
-    p99, growth = result.latency.p99_seconds, result.outstanding_at_end - result.outstanding_at_begin
+    p99 = result.latency.p99_seconds
     if result.error_ratio > goal.error_ratio:
         worst = ", ".join(f"{each.count} {each.code}" for each in result.errors[:3])
         reasons.append(f"{result.error_ratio:.2%} failed ({worst}), above {goal.error_ratio:.2%}")
@@ -230,8 +228,7 @@ def judged(result: RunResult, goal: Goal) -> tuple[str, ...]:
         reasons.append("no call was answered")
     elif p99 > goal.p99_seconds:
         reasons.append(f"p99 {p99 * 1e3:.4g} ms, above {goal.p99_seconds * 1e3:.4g} ms")
-    # Latencies alone would pass a rate just above capacity: its queue grows, but too slowly for one step.
-    chance = _GROWTH_DEVIATIONS * math.sqrt(max(result.outstanding_at_begin, result.outstanding_at_end, 1))
-    if growth > max(_GROWTH_RATIO * result.scheduled, chance):
-        reasons.append(f"{growth} more calls outstanding at the end than at the beginning: the queue grew")
+    if backlog.grew(result):
+        more = backlog.growth(result)
+        reasons.append(f"{more} more calls outstanding at the end than at the beginning: the queue grew")
     return tuple(reasons)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import click
-from headwaiter import TLS
-from headwaiter.connection import DEFAULT_TARGET
+from headwaiter.cli_options import Access, security_options, target_option
 
 from headwaiter_load import discovery, tensors, typed, words
 from headwaiter_load.endpoint import Endpoint
@@ -20,26 +19,12 @@ from headwaiter_load.replay import TracedCall
 from headwaiter_load.requests import Requests, groups, made_groups, read_texts
 from headwaiter_load.tensors import Filling
 
-_FILE = click.Path(exists=True, dir_okay=False)
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _OPTIONS = (
-    click.option(
-        "--target",
-        envvar="HEADWAITER_CLIENT_TARGET",
-        default=DEFAULT_TARGET,
-        show_default=True,
-        show_envvar=True,
-        metavar="HOST:PORT",
-        help="Where the server is; any gRPC target.",
-    ),
-    click.option("--tls", is_flag=True, help="Speak TLS; the options for its files imply it."),
-    click.option("--ca-file", type=_FILE, help="Authorities to trust (PEM)."),
-    click.option("--cert-file", type=_FILE, help="Own certificate chain (PEM); needs --key-file."),
-    click.option("--key-file", type=_FILE, help="Own private key (PEM)."),
-    click.option("--server-name", metavar="NAME", help="Name that the server's certificate must hold."),
-    click.option("--token-file", type=_PATH, help="Bearer token; needs TLS, except to this machine."),
+    target_option,
+    *security_options,
     click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Metadata of every call; repeatable."),
     click.option("--connections", type=click.IntRange(1, 256), default=1, help="Connections of each process.  [1]"),
     click.option(
@@ -93,16 +78,9 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class Shared(Access):
     """What these options say."""
 
-    target: str
-    tls: bool
-    ca_file: str | None
-    cert_file: str | None
-    key_file: str | None
-    server_name: str | None
-    token_file: Path | None
     metadata: tuple[str, ...]
     connections: int
     protocol: Literal["headwaiter", "oip"]
@@ -134,12 +112,11 @@ class Shared:
         Raises:
             BadInputError: The options do not go together, or a file cannot be read.
         """
-        files = (self.ca_file, self.cert_file, self.key_file, self.server_name)
         try:
             endpoint = Endpoint(
                 self.target,
-                tls=TLS(*files) if self.tls or any(files) else None,
-                token=self.token_file.read_text(encoding="utf-8").strip() if self.token_file else None,
+                tls=self.tls_settings(),
+                token=self.token(),
                 metadata=tuple(_pair(each) for each in self.metadata),
                 connections=self.connections,
             )

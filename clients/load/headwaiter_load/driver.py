@@ -170,6 +170,8 @@ class Driver:
             # Interrupted, nothing is known of it; otherwise it had all the time there was.
             if self._interrupted_at is None:
                 self._recorder.ended(due, sent, time.monotonic(), rows, len(payload), _UNANSWERED)
+            else:
+                self._recorder.left_out(due)
             raise
         self._recorder.ended(due, sent, time.monotonic(), rows, len(payload), outcome)
 

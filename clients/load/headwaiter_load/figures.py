@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from headwaiter_load import units
+from headwaiter_load import backlog, units
 from headwaiter_load.results import CapacityResult, Distribution, RunResult, Settings
 from headwaiter_load.server_side import ServerSide
 
 _SHOWN_PERCENTILES: Final = ("50", "90", "99", "99.9")
 # A percentile is made of the calls beyond it; of fewer than these it is little more than the longest call.
 _FEWEST_BEYOND: Final = 5
-# Of all calls of an open loop: how many more may be outstanding at the end.
-_LARGEST_GROWTH: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +119,20 @@ def run_warnings(result: RunResult, server: ServerSide | None) -> list[str]:
     """What makes the figures of a run doubtful, and what to do."""
     warnings = list(result.tester.warnings)
     if not result.finished:
-        warnings.append("The run was interrupted: these are the figures of what there was.")
-    if result.settings.load != "closed" and result.scheduled:
-        growth = result.outstanding_at_end - result.outstanding_at_begin
-        # Of a queue that is in balance the ends differ by chance, by little against all calls.
-        if growth > max(10, result.scheduled * _LARGEST_GROWTH):
-            warnings.append(
-                f"{units.count(growth)} more calls were outstanding at the end than at the beginning: the server did"
-                " not keep up, and a longer run would show longer latencies. Offer less."
-            )
+        left_out = f", without {_calls_under_way(result.left_out)}" if result.left_out else ""
+        warnings.append(f"The run was interrupted: these are the figures of what there was{left_out}.")
+    if backlog.grew(result):
+        warnings.append(
+            f"{units.count(backlog.growth(result))} more calls were outstanding at the end than at the beginning: the"
+            " server did not keep up, and a longer run would show longer latencies. Offer less."
+        )
     if server is not None and server.problem:
         warnings.append(f"The server's metrics: {server.problem}.")
     return warnings
+
+
+def _calls_under_way(number: int) -> str:
+    return "the one call that was still under way" if number == 1 else f"{number:,} calls that were still under way"
 
 
 def _rates(result: RunResult) -> Section:
@@ -236,14 +236,13 @@ def search_section(result: CapacityResult) -> Section:
     )
     columns = ("Step", "offered", "answered", "p50", "p99", "failed", "tester's CPU", "goal")
     goal = f"goal: p99 at most {units.seconds(result.goal.p99_seconds)}, failed at most"
-    return Section("The search", columns, rows, f"{goal} {units.share(result.goal.error_ratio)}", wide=True)
+    return Section("Steps of the search", columns, rows, f"{goal} {units.share(result.goal.error_ratio)}", wide=True)
 
 
 def capacity_in_words(result: CapacityResult) -> str:
     """What the search found, in one sentence."""
     if result.capacity_per_second is None:
-        lowest = min((step.rate for step in result.steps), default=None)
-        return f"No rate met the goal, not even {units.rate(lowest)}." if lowest else "No rate was tried."
+        return _nothing_found(result)
     found = f"Capacity: {units.rate(result.capacity_per_second)}"
     return {
         "server": f"{found}; {units.rate(result.missed_per_second)} was too much.",
@@ -251,3 +250,13 @@ def capacity_in_words(result: CapacityResult) -> str:
         "tester": f"{found} or more: the tester itself could not send faster.",
         "interrupted": f"{found} or more: the search was interrupted.",
     }[result.limited_by]
+
+
+def _nothing_found(result: CapacityResult) -> str:
+    if not result.steps:
+        return "No rate was tried."
+    lowest = units.rate(min(step.rate for step in result.steps))
+    return {
+        "tester": f"Nothing is known of the server: the tester itself could not send {lowest} in time.",
+        "interrupted": f"No rate had met the goal when the search was interrupted, not even {lowest}.",
+    }.get(result.limited_by, f"No rate met the goal, not even {lowest}.")

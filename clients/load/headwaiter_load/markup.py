@@ -61,7 +61,7 @@ def _column(value: Cell) -> str:
 
 
 def _kind(value: Cell) -> str:
-    if isinstance(value, Figure):
+    if isinstance(value, Figure) or not value:
         return ""
     return f' class="words {_TONES[value]}"' if value in _TONES else " class=words"
 

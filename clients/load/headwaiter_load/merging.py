@@ -72,6 +72,7 @@ def merge(
         outstanding_at_end=timeline[-1].outstanding if timeline else at_begin,
         tester=_tester(reports, latency, lateness),
         server=server,
+        left_out=sum(each.left_out for each in reports),
     )
 
 

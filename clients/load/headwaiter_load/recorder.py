@@ -79,6 +79,7 @@ class Report:
         examples: A message for each of these codes.
         bins: The time line.
         cpu_seconds: Processor time in the measured part.
+        left_out: Calls under way when it was interrupted.
     """
 
     number: int
@@ -99,6 +100,7 @@ class Report:
     examples: dict[str, str]
     bins: tuple[Bin, ...]
     cpu_seconds: float
+    left_out: int
 
 
 @dataclass(slots=True)
@@ -141,7 +143,7 @@ class Recorder:
         self._scheduled = self._answered = self._texts = 0
         self._window_answers = self._window_texts = 0
         self._sent_bytes = self._received_bytes = 0
-        self._outstanding_at_begin = 0
+        self._outstanding_at_begin = self._left_out = 0
         self.live = Live()
 
     def ended(self, due: float, sent: float, ended: float, rows: int, sent_bytes: int, outcome: Outcome) -> None:
@@ -183,6 +185,11 @@ class Recorder:
         moment.latency = moment.latency or Histogram(coarse=True)
         moment.latency.record(ended - due)
 
+    def left_out(self, due: float) -> None:
+        """A call was under way when the run was interrupted: all that is known of it is that there was one."""
+        if self._window.holds(due):
+            self._left_out += 1
+
     def report(self, number: int, seconds: float, cpu_seconds: float) -> Report:
         """All of it."""
         return Report(
@@ -204,6 +211,7 @@ class Recorder:
             examples=dict(self._examples),
             bins=tuple(each.closed() for each in self._bins),
             cpu_seconds=cpu_seconds,
+            left_out=self._left_out,
         )
 
     def _arrived(self, time: float, rows: int, *, good: bool) -> None:

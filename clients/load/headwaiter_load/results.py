@@ -219,6 +219,8 @@ class RunResult:
         outstanding_at_end: Calls outstanding when it ended; much more means that the server did not keep up.
         tester: The tester itself.
         server: What the server's own metrics say of the same time, as `breakdown.py` has it; None if not asked.
+        left_out: Calls that were under way when the run was interrupted: nothing is known of them, so that they count
+            nowhere else, not even in `scheduled`.
     """
 
     tool_version: str
@@ -244,6 +246,7 @@ class RunResult:
     outstanding_at_end: int
     tester: TesterUse
     server: dict[str, Any] | None = None
+    left_out: int = 0
     kind: Literal["run"] = "run"
     format_version: int = FORMAT_VERSION
 

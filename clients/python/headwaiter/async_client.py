@@ -14,7 +14,7 @@ from headwaiter import codec, methods
 from headwaiter.base import ClientBase
 from headwaiter.errors import CallCancelledError, NotFoundError
 from headwaiter.results import HealthStatus
-from headwaiter.status import error_from_rpc
+from headwaiter.status import error_from_rpc, told_by_server
 from headwaiter.streaming import MESSAGES_IN_FLIGHT, InOrder, each
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
                     yield reply
             in_order.check(await sending)
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self.target) from error
+            raise error_from_rpc(await told_by_server(call, error), self.target) from error
         except asyncio.CancelledError:
             self._check_cancelled()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,25 +23,17 @@ ClientT = TypeVar("ClientT", Client, AsyncClient)
 
 _FILE = click.Path(exists=True, dir_okay=False)
 
-_OPTIONS = (
-    click.option(
-        "--target",
-        envvar="HEADWAITER_CLIENT_TARGET",
-        default=DEFAULT_TARGET,
-        show_default=True,
-        show_envvar=True,
-        metavar="HOST:PORT",
-        help="Where the server is; any gRPC target.",
-    ),
-    click.option(
-        "--timeout",
-        "timeout_seconds",
-        type=click.FloatRange(min=0, min_open=True),
-        default=DEFAULT_TIMEOUT_SECONDS,
-        show_default=True,
-        metavar="SECONDS",
-        help="Deadline of each call; over a stream, the longest wait for the next answer.",
-    ),
+target_option = click.option(
+    "--target",
+    envvar="HEADWAITER_CLIENT_TARGET",
+    default=DEFAULT_TARGET,
+    show_default=True,
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help="Where the server is; any gRPC target.",
+)
+
+security_options = (
     click.option("--tls", is_flag=True, help="Speak TLS; the options for its files imply it."),
     click.option("--ca-file", type=_FILE, help="Authorities to trust (PEM)."),
     click.option("--cert-file", type=_FILE, help="Own certificate chain (PEM); needs --key-file."),
@@ -51,12 +43,11 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the server is and how to connect, as the options say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Where the server is and how to prove who is who, as these options say."""
 
     target: str
-    timeout_seconds: float
     tls: bool
     ca_file: str | None
     cert_file: str | None
@@ -64,22 +55,58 @@ class Endpoint:
     server_name: str | None
     token_file: str | None
 
+    def tls_settings(self) -> TLS | None:
+        """How to speak TLS; None without.
+
+        Raises:
+            ValueError: The options do not go together.
+            OSError: A file cannot be read.
+        """
+        files = (self.ca_file, self.cert_file, self.key_file, self.server_name)
+        return TLS(*files) if self.tls or any(files) else None
+
+    def token(self) -> str | None:
+        """The bearer token, if there is one.
+
+        Raises:
+            OSError: Its file cannot be read.
+        """
+        return Path(self.token_file).read_text(encoding="utf-8").strip() if self.token_file else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Access):
+    """Where the server is and how to call it, as the options say."""
+
+    timeout_seconds: float
+
     def open(self, client: type[ClientT]) -> ClientT:
         """A client of either kind.
 
         Raises:
             click.UsageError: The options do not go together, or a file cannot be read.
         """
-        files = (self.ca_file, self.cert_file, self.key_file, self.server_name)
         try:
             return client(
-                self.target,
-                timeout_seconds=self.timeout_seconds,
-                tls=TLS(*files) if self.tls or any(files) else None,
-                token=Path(self.token_file).read_text(encoding="utf-8").strip() if self.token_file else None,
+                self.target, timeout_seconds=self.timeout_seconds, tls=self.tls_settings(), token=self.token()
             )
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error)) from error
+
+
+_ENDPOINT_OPTIONS = (
+    target_option,
+    click.option(
+        "--timeout",
+        "timeout_seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_TIMEOUT_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="Deadline of each call; over a stream, the longest wait for the next answer.",
+    ),
+    *security_options,
+)
 
 
 def endpoint_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,11 +114,11 @@ def endpoint_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_endpoint(**options: Any) -> None:  # noqa: ANN401 - the command's own options are among them
-        shared = {name: options.pop(name) for name in Endpoint.__slots__}
+        shared = {field.name: options.pop(field.name) for field in fields(Endpoint)}
         command(endpoint=Endpoint(**shared), **options)
 
     decorated: Callable[..., None] = with_endpoint
-    for option in reversed(_OPTIONS):
+    for option in reversed(_ENDPOINT_OPTIONS):
         decorated = option(decorated)
     return decorated
 

@@ -6,6 +6,7 @@ Details follow gRPC's richer error model: a serialized `google.rpc.Status` in th
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -34,6 +35,9 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# What grpc.aio makes up when a message could not be sent. The server's own status, which tells why, is about to come.
+_UNSENT = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+_STATUS_WAIT_SECONDS, _STATUS_TRIES = 0.01, 100
 
 
 class _Failure:
@@ -143,6 +147,30 @@ def error_from_rpc(error: grpc.RpcError, target: str) -> HeadwaiterError:
     failure = _Failure(error, target)
     build = _BY_CODE.get(failure.code)
     return build(failure) if build else HeadwaiterError(f"{failure.code.name}: {failure.message}")
+
+
+async def told_by_server(
+    call: grpc.aio.StreamStreamCall[Any, Any],
+    error: grpc.RpcError,
+) -> grpc.RpcError:
+    """What the server ended a stream with.
+
+    A message that is sent in the moment in which the server ends the stream fails with an error of grpc.aio's own. It
+    is replaced by the server's status as soon as that is read.
+
+    Args:
+        call: The stream.
+        error: What its reading or writing raised.
+    """
+    for _ in range(_STATUS_TRIES):
+        if (error.code(), error.details()) != _UNSENT:
+            break
+        await asyncio.sleep(_STATUS_WAIT_SECONDS)
+        try:
+            await call.read()
+        except grpc.RpcError as again:
+            error = again
+    return error
 
 
 def error_from_stream(code: int, message: str, retry_seconds: float) -> HeadwaiterError:

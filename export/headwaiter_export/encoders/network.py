@@ -29,6 +29,7 @@ _LOADERS: Final = {
     "sequence": transformers.AutoModelForSequenceClassification,
     "token": transformers.AutoModelForTokenClassification,
     "causal": transformers.AutoModelForCausalLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
 # "layer.3.output" is the same weight as "layer.0.output", of another layer.
 _LAYER_NUMBER: Final = re.compile(r"\.\d+\.")
@@ -161,7 +162,7 @@ def load_network(folder: Path, head: str, attention: str) -> Network:
 
     Args:
         folder: The Transformer's folder.
-        head: "base", "sequence", "token" or "causal".
+        head: "base", "sequence", "token", "causal" or "seq2seq".
         attention: Name of the attention implementation.
 
     Raises:

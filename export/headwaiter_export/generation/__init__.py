@@ -1,1 +1,1 @@
-"""Decoder-only checkpoints to one graph that keeps its key/value cache in place."""
+"""Models of Hugging Face that generate, to graphs that keep their key/value cache in place."""

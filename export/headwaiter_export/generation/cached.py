@@ -81,6 +81,7 @@ def cached_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
     **more: object,
 ) -> tuple[Tensor, None]:
     """Attention of the tokens that come now to themselves and to the cache.
@@ -94,6 +95,7 @@ def cached_attention(
         scaling: Factor of the scores; 1/sqrt(head_dim) if it is not given.
         sliding_window: How many tokens back a token sees, itself included; None sees all.
         softcap: Bound of the scores, which are bent to stay within it.
+        position_bias: Added to the scores, `(rows, heads, tokens, capacity)`.
         **more: Refused, unless it changes nothing.
 
     Returns:
@@ -119,9 +121,16 @@ def cached_attention(
     }
     if softcap is not None:
         attributes["softcap"] = float(softcap)
+    inputs: list[Tensor | None] = [_merged(query), _merged(key), _merged(value), past_key, past_value, state.last]
+    if position_bias is None:
+        inputs.append(state.total)
+    else:
+        # The bias has a column for each place of the cache, and the operator wants one for each token.
+        capacity = torch.tensor(past_key.size(2), dtype=torch.int32)
+        inputs += [capacity, None, None, None, position_bias]
     attended, *written = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        [_merged(query), _merged(key), _merged(value), past_key, past_value, state.last, state.total],
+        inputs,
         attributes,
         dtypes=(_FLOAT, _FLOAT, _FLOAT),
         shapes=((rows, tokens, heads * head_dim), past_key.shape, past_value.shape),

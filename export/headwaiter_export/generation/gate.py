@@ -1,4 +1,4 @@
-"""PyTorch and onnxruntime side by side: the unmodified model's own `generate`, and the graph with its cache."""
+"""PyTorch and onnxruntime side by side: the unmodified model's own `generate`, and the graphs with their cache."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from headwaiter_proto.v1 import bundle_pb2
 from numpy.typing import NDArray
+from transformers import GenerationConfig
 
 from headwaiter_export.errors import TokensDifferError
-from headwaiter_export.generation.graph import CacheShape
-from headwaiter_export.generation.runtime import generate
+from headwaiter_export.generation.graph import LOWEST
+from headwaiter_export.generation.runtime import Graphs, generate
 from headwaiter_export.parity import scaled_difference
 from headwaiter_export.progress import Progress
-from headwaiter_export.runtime import Graph
 
 PROMPTS: Final = 200
 NEW_TOKENS: Final = 16
@@ -75,32 +75,40 @@ def continuations(
     *,
     limit: int,
     ends: frozenset[int],
-    pad_id: int,
+    suppressed: Sequence[int],
     progress: Progress,
 ) -> Iterator[Continuation]:
-    """What the unmodified model's `generate` makes of each text, alone and greedily."""
+    """What the unmodified model's `generate` makes of each text, alone and greedily.
+
+    Whatever a checkpoint asks for besides, such as penalties and forced tokens, is left to whoever decodes.
+    """
+    plain = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=limit,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=min(ends, default=0),
+        decoder_start_token_id=model.generation_config.decoder_start_token_id,
+        suppress_tokens=list(suppressed) or None,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    # Not only as an argument: what that leaves open would be taken from here.
+    model.generation_config = plain
+    start = 1 if model.config.is_encoder_decoder else 0
     for ids in texts:
         answer = model.generate(
             torch.tensor([list(ids)]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            # Whatever a checkpoint asks for besides is for the one who decodes to do.
-            repetition_penalty=1.0,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=pad_id,
-            output_logits=True,
-            return_dict_in_generate=True,
         )
         logits = torch.cat(answer.logits).to(torch.float32)
+        logits[:, list(suppressed)] = LOWEST
         progress.advance()
-        yield Continuation(answer.sequences[0, len(ids) :].tolist(), logits.numpy())
+        yield Continuation(answer.sequences[0, start or len(ids) :].tolist(), logits.numpy())
 
 
 def compare(
-    graph: Graph,
-    shape: CacheShape,
+    graphs: Graphs,
     wanted: Sequence[Continuation],
     group: Group,
     *,
@@ -119,7 +127,7 @@ def compare(
     Raises:
         TokensDifferError: A token differs.
     """
-    tokens, logits = generate(graph, shape, group.texts, limit=limit, ends=ends, chunk=group.chunk)
+    tokens, logits = generate(graphs, group.texts, limit=limit, ends=ends, chunk=group.chunk)
     worst, ties = 0.0, list[int]()
     for at, (found, expected) in enumerate(zip(zip(tokens, logits, strict=True), wanted, strict=True)):
         try:

@@ -16,6 +16,8 @@ from headwaiter_export.spec import GraphSpec
 from headwaiter_export.spec import Tensor as TensorSpec
 
 FILE_NAME: Final = "decoder.onnx"
+# What must not count becomes this: the lowest finite number and not -inf, so that a sum with it stays a number.
+LOWEST: Final = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,35 @@ class CacheShape:
     num_heads: int
     head_dim: int
 
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the tensors that hold it, in the order of the graphs' inputs."""
+        return [f"{prefix}{part}_{layer}" for layer in range(self.num_layers) for part in ("key", "value")]
+
+
+class Suppress(nn.Module):
+    """Logits without those of tokens that are never generated."""
+
+    def __init__(self, suppressed: Sequence[int], vocab_size: int) -> None:
+        super().__init__()
+        self.any = bool(suppressed)
+        mask = torch.zeros(vocab_size, dtype=torch.bool)
+        mask[list(suppressed)] = True
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """`(rows, vocab)` to the same."""
+        return torch.where(self.mask, LOWEST, logits) if self.any else logits
+
 
 class DecoderGraph(nn.Module):
     """The model, with its cache as inputs and outputs."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Use the weights of `model`, which was loaded with `cached.ATTENTION`."""
+    def __init__(self, model: nn.Module, suppress: nn.Module) -> None:
+        """Use the weights of `model`, which was loaded with `cached.ATTENTION`; `suppress` is a `Suppress`."""
         super().__init__()
         self.model = model
+        self.suppress = suppress
         # Without it the logits of every token are computed, and a vocabulary is the widest layer of all.
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -68,12 +91,11 @@ class DecoderGraph(nn.Module):
                 **more,
             ).logits
         written = [state.written[layer] for layer in range(len(past))]
-        return (logits[:, -1], *(tensor for pair in written for tensor in pair))
+        return (self.suppress(logits[:, -1]), *(tensor for pair in written for tensor in pair))
 
 
 def decoder_spec(shape: CacheShape, vocab_size: int) -> GraphSpec:
     """The signature of the graph."""
-    pairs = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in ("key", "value")]
     kept: tuple[int | str, ...] = ("rows", shape.num_heads, "capacity", shape.head_dim)
     return GraphSpec(
         bundle_pb2.GRAPH_ROLE_DECODER,
@@ -81,11 +103,11 @@ def decoder_spec(shape: CacheShape, vocab_size: int) -> GraphSpec:
         (
             TensorSpec("input_ids", "int64", ("rows", "tokens")),
             TensorSpec("past_lengths", "int64", ("rows",)),
-            *(TensorSpec(name, "float32", kept) for name in pairs),
+            *(TensorSpec(name, "float32", kept) for name in shape.names()),
         ),
         (
             TensorSpec("logits", "float32", ("rows", vocab_size)),
-            *(TensorSpec(f"new_{name}", "float32", kept) for name in pairs),
+            *(TensorSpec(f"new_{name}", "float32", kept) for name in shape.names()),
         ),
     )
 
@@ -97,12 +119,15 @@ def example(shape: CacheShape) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tenso
     return torch.ones(3, 2, dtype=torch.int64), torch.tensor([1, 4, 2]), past
 
 
-def cache_shape(model: nn.Module) -> CacheShape:
-    """What a model keeps, by its configuration and the first of its attentions."""
-    config: Any = model.config
-    layers = [each for each in model.modules() if isinstance(getattr(each, "layer_idx", None), int)]
-    numbers: Sequence[int] = sorted({int(layer.layer_idx) for layer in layers})  # type: ignore[arg-type]
-    heads = int(config.num_attention_heads)
-    stated = getattr(config, "head_dim", None)
+def cache_shape(stack: nn.Module, config: Any) -> CacheShape:  # noqa: ANN401 (one of transformers' many classes)
+    """What a model keeps.
+
+    Args:
+        stack: What generates: the model, or its decoder.
+        config: Its configuration.
+    """
+    numbers = {each.layer_idx for each in stack.modules() if isinstance(getattr(each, "layer_idx", None), int)}
+    heads = int(getattr(config, "decoder_attention_heads", None) or config.num_attention_heads)
+    stated = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     kept = getattr(config, "num_key_value_heads", None)
     return CacheShape(len(numbers), int(kept or heads), int(stated or config.hidden_size // heads))

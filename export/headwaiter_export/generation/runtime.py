@@ -1,8 +1,10 @@
-"""The graph on onnxruntime, with its cache in place: what a server does, in its smallest form."""
+"""The graphs on onnxruntime, with the cache in place: what a server does, in its smallest form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -11,6 +13,12 @@ from numpy.typing import NDArray
 from headwaiter_export.errors import GraphRejectedError
 from headwaiter_export.generation.graph import CacheShape
 from headwaiter_export.runtime import Graph, first_line
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+# Fills places that do not count, so that one who looked there would be seen.
+_GARBAGE = 1e4
 
 
 class CachedRows:
@@ -31,16 +39,15 @@ class CachedRows:
             capacity: Most tokens of one of them.
         """
         self._graph = graph
-        size = (rows, shape.num_heads, capacity, shape.head_dim)
-        # What a row has no token for must not matter: it is filled with what would be seen.
-        self.kept = {
-            f"{part}_{layer}": np.full(size, 1e4, np.float32)
-            for layer in range(shape.num_layers)
-            for part in ("key", "value")
-        }
-        self.lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self.kept = {name: _garbage(shape, rows, capacity) for name in shape.names()}
+        self.lengths: IntArray = np.zeros(rows, np.int64)
+        self._sources: dict[str, NDArray[np.int64] | FloatArray] = {}
 
-    def read(self, tokens: NDArray[np.int64], first: int) -> NDArray[np.float32]:
+    def attend_to(self, lengths: IntArray, cross: dict[str, FloatArray]) -> None:
+        """Give every row its source: its length, and what an encoder has made of it."""
+        self._sources = {"source_lengths": lengths, **cross}
+
+    def read(self, tokens: IntArray, first: int) -> FloatArray:
         """Read tokens into neighbouring rows.
 
         Args:
@@ -57,6 +64,8 @@ class CachedRows:
         binding = self._graph.session.io_binding()
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens))
         binding.bind_cpu_input("past_lengths", self.lengths[rows])
+        for name, values in self._sources.items():
+            binding.bind_cpu_input(name, values[rows])
         binding.bind_output("logits")
         for name, buffer in self.kept.items():
             place = onnxruntime.OrtValue.ortvalue_from_numpy(buffer[rows])
@@ -69,37 +78,103 @@ class CachedRows:
                 f"{self._graph.file_name}: onnxruntime does not run it on {tokens.shape} tokens: {first_line(error)}"
             ) from error
         self.lengths[rows] += tokens.shape[1]
-        logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        logits: FloatArray = binding.get_outputs()[0].numpy()
         return logits
 
-    def prefill(self, row: int, ids: Sequence[int], chunk: int) -> NDArray[np.float32]:
+    def prefill(self, row: int, ids: Sequence[int], chunk: int) -> FloatArray:
         """Read a text into a row, in pieces; returns the logits of what follows it, `(vocab,)`."""
-        logits: NDArray[np.float32] = np.zeros((1, 0), np.float32)
+        logits: FloatArray = np.zeros((1, 0), np.float32)
         for start in range(0, len(ids), chunk):
             logits = self.read(np.array([ids[start : start + chunk]], np.int64), row)
-        last: NDArray[np.float32] = logits[0]
+        last: FloatArray = logits[0]
         return last
 
 
+class Graphs(Protocol):
+    """The graphs of a model that generates."""
+
+    def begin(self, texts: Sequence[Sequence[int]], room: int, chunk: int) -> tuple[CachedRows, FloatArray]:
+        """Read texts, a row each.
+
+        Args:
+            texts: Their tokens.
+            room: Tokens that may be generated for each.
+            chunk: Tokens of a text that are read at one time, where that may be chosen.
+
+        Returns:
+            The rows, and the logits of what follows each text, `(texts, vocab)`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DecoderOnly:
+    """One graph, which goes on with a text; implements `Graphs`."""
+
+    decoder: Graph
+    shape: CacheShape
+
+    def begin(self, texts: Sequence[Sequence[int]], room: int, chunk: int) -> tuple[CachedRows, FloatArray]:
+        """See `Graphs`."""
+        rows = CachedRows(self.decoder, self.shape, len(texts), max(map(len, texts)) + room)
+        return rows, np.stack([rows.prefill(row, ids, chunk) for row, ids in enumerate(texts)])
+
+
+@dataclass(frozen=True)
+class EncoderDecoder:
+    """Two graphs, the second of which begins anew beside the text; implements `Graphs`.
+
+    Attributes:
+        encoder: The first.
+        decoder: The second.
+        shape: What it keeps of every token.
+        start_id: What it begins with.
+    """
+
+    encoder: Graph
+    decoder: Graph
+    shape: CacheShape
+    start_id: int
+
+    def begin(self, texts: Sequence[Sequence[int]], room: int, chunk: int) -> tuple[CachedRows, FloatArray]:
+        """See `Graphs`; the texts are encoded in one run."""
+        del chunk  # a source is read whole: its tokens look both ways
+        lengths = np.array([len(text) for text in texts])
+        longest = int(lengths.max())
+        rows = CachedRows(self.decoder, self.shape, len(texts), room)
+        segment = np.repeat(np.arange(len(texts)), lengths)
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        feeds = {
+            "input_ids": np.concatenate([np.array(text, np.int64) for text in texts]),
+            "position_ids": positions,
+            "segment": segment,
+        }
+        cross = {}
+        for name, values in self.encoder.run(feeds).items():  # (tokens, heads, head_dim)
+            # One column more than the longest needs: a graph must not take the last for a token.
+            cross[name] = _garbage(self.shape, len(texts), longest + 1)
+            cross[name][segment, :, positions] = values
+        rows.attend_to(lengths, cross)
+        return rows, rows.read(np.full((len(texts), 1), self.start_id), 0)
+
+
 def generate(
-    graph: Graph, shape: CacheShape, texts: Sequence[Sequence[int]], *, limit: int, ends: frozenset[int], chunk: int
-) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
-    """Continue texts together, greedily.
+    graphs: Graphs, texts: Sequence[Sequence[int]], *, limit: int, ends: frozenset[int], chunk: int
+) -> tuple[list[list[int]], list[FloatArray]]:
+    """Generate from texts together, greedily.
 
     Args:
-        graph: The graph.
-        shape: What it keeps of every token.
+        graphs: The model.
         texts: Their tokens.
         limit: Most new tokens of each.
         ends: Tokens that end a text.
-        chunk: Tokens of a text that are read at one time.
+        chunk: See `Graphs.begin`.
 
     Returns:
         The new tokens of each text, with the one that ends it; and the logits that they were chosen from,
         `(new tokens, vocab)`.
     """
-    rows = CachedRows(graph, shape, len(texts), max(map(len, texts)) + limit)
-    logits = np.stack([rows.prefill(row, ids, chunk) for row, ids in enumerate(texts)])
+    rows, logits = graphs.begin(texts, limit, chunk)
     seen = [logits]
     chosen = [logits.argmax(-1)]
     over = np.isin(chosen[0], list(ends))
@@ -114,3 +189,7 @@ def generate(
         [row[:count].tolist() for row, count in zip(tokens, counts, strict=True)],
         [row[:count] for row, count in zip(steps, counts, strict=True)],
     )
+
+
+def _garbage(shape: CacheShape, rows: int, columns: int) -> FloatArray:
+    return np.full((rows, shape.num_heads, columns, shape.head_dim), _GARBAGE, np.float32)

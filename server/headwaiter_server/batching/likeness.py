@@ -1,6 +1,8 @@
-"""Which texts share a run of a padded graph. Pure."""
+"""Who shares a run of a padded graph, or of one that takes tensors. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable
 
 from headwaiter_server.scheduling.policy import Entry
 
@@ -43,3 +45,28 @@ class LikeLength:
         self._rows += 1
         self._longest = longest
         return True
+
+
+class LikeShape:
+    """A run of tensors that is being put together; implements `Mates`.
+
+    Requests are laid one below the other: their inputs must be the same ones, and of the same shape but for the rows.
+    Nothing is padded: a model of tensors knows no padding from what it was sent.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._likeness: Hashable = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the one request that is in it joins nobody."""
+        return self._begun and self._likeness is None
+
+    def join(self, entry: Entry) -> bool:
+        """Let a request join if its tensors are like those of the others; see `Mates`."""
+        likeness = entry.payload.source.likeness
+        if not self._begun:
+            self._begun, self._likeness = True, likeness
+            return True
+        return likeness is not None and likeness == self._likeness

@@ -1,14 +1,33 @@
-"""One text for an encoder model, and what came of it."""
+"""One text, or one request of tensors, for a model that answers at once; and what came of it."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.model.contract import FloatArray
+from headwaiter_server.model.contract import FloatArray, Source, Values, Wanted
+from headwaiter_server.model.tensors import TensorRows, Tensors
 from headwaiter_server.scheduling.calls import Pending
 from headwaiter_server.tracing import CallSpan
+
+Source_co = TypeVar("Source_co", covariant=True)
+Wanted_co = TypeVar("Wanted_co", covariant=True)
+
+
+class Task(Protocol[Source_co, Wanted_co]):
+    """What is asked."""
+
+    @property
+    def source(self) -> Source_co:
+        """What the model reads."""
+        ...
+
+    @property
+    def wanted(self) -> Wanted_co:
+        """What is wanted of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +42,40 @@ class EncodingTask:
     source: Encoding
     raw: bool
 
+    @property
+    def wanted(self) -> bool:
+        """See `Task`."""
+        return self.raw
+
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one text.
+class TensorTask:
+    """What is asked in one request of tensors.
 
     Attributes:
-        values: The model's answer; see `EncoderModel.run`.
+        source: The inputs.
+        wanted: Names of the outputs.
+    """
+
+    source: TensorRows
+    wanted: tuple[str, ...]
+
+
+# Not frozen, though nobody alters one: Python 3.11 cannot call `Answer`, an alias, where it is and has slots.
+@dataclass(slots=True)
+class RunAnswer(Generic[Values]):
+    """What came of one text, or of one request of tensors.
+
+    Attributes:
+        values: The model's answer; see `BatchModel.run`.
         queue_seconds: From submission to its run.
         inference_seconds: Length of its run.
         batch_size: Rows of its run.
-        batch_tokens: Tokens of its run, padding left out.
+        batch_tokens: Tokens of its run, padding left out; 0 for tensors.
         batch_id: Number of its run.
     """
 
-    values: FloatArray
+    values: Values
     queue_seconds: float
     inference_seconds: float
     batch_size: int
@@ -45,7 +83,10 @@ class Answer:
     batch_id: int
 
 
+BatchEntry = Pending[Task[Source, Wanted], RunAnswer[Values]]
+Answer = RunAnswer[FloatArray]
 EncodingEntry = Pending[EncodingTask, Answer]
+TensorEntry = Pending[TensorTask, RunAnswer[Tensors]]
 
 
 class CloseReason(enum.Enum):
@@ -73,8 +114,8 @@ class RunFacts:
     Attributes:
         batch_id: Its number in the server's life.
         seconds: Its length.
-        rows: Texts.
-        tokens: Tokens of the texts.
+        rows: Texts, or rows of tensors.
+        tokens: Tokens of the texts; 0 for tensors.
         padding_tokens: Tokens computed beyond these.
         reason: Why it held no more.
         abandoned: Whether it was ended early, because nobody waited for it any more.

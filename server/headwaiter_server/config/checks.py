@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -49,6 +50,19 @@ def check_listener(address: str) -> None:
         split_address(address)
     elif not address.removeprefix("unix:").strip("/"):
         raise ValueError(f"expected unix:PATH, got {address!r}")
+
+
+def is_local(address: str) -> bool:
+    """Whether a listener is reached from this machine only."""
+    if address.startswith("unix:"):
+        return True
+    host, _ = split_address(address)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may stand for anything
+        return False
 
 
 def check_url(url: str) -> None:

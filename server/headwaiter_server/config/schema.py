@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,10 +20,12 @@ from headwaiter_server.config.checks import (
     NUMBER_TAG,
     check_listener,
     check_url,
+    is_local,
     parse_pairs,
     split_address,
     split_commas,
 )
+from headwaiter_server.config.version_policy import VersionPolicies
 from headwaiter_server.cpu import available_cpus
 from headwaiter_server.log import LogFormat, LogLevel
 
@@ -32,6 +34,9 @@ AUTO: Final = "auto"
 
 Batching = Literal["auto", "fifo", "none"]
 CalibrationMode = Literal["on", "fresh", "off"]
+SharedMemoryMode = Literal["auto", "on", "off"]
+TrialLoads = Literal["on", "off"]
+ModelControl = Literal["auto", "none", "explicit", "poll"]
 
 _GENERATION_BATCH_TOKENS = 512
 DEFAULT_SLO_SECONDS = 0.1
@@ -100,6 +105,30 @@ class ServerSettings(BaseSettings):
         description="Which variant of a model's weights serves, NAME=VARIANT; several separated by commas. "
         "fp32 where not given.",
     )
+    version_policy: Annotated[str, Placeholder("POLICY")] = Field(
+        default="latest:1",
+        description="Which versions of a model serve: latest:COUNT for the highest, all, or specific:VERSION,VERSION. "
+        "With NAME= before it, for one model; several separated by commas, such as latest:1,minilm=specific:1,3. What "
+        "is said for one model wins over its folder's config.pbtxt, and that over what is said for all.",
+    )
+    model_control: ModelControl = Field(
+        default=AUTO,
+        description="Who says what is loaded while the server runs. explicit: callers, by the Open Inference "
+        "Protocol's RepositoryModelLoad and RepositoryModelUnload. poll: the model repository, which is watched. none: "
+        "nobody. auto is explicit where every listener is reached from this machine only, and none elsewhere.",
+    )
+    poll_seconds: Seconds = Field(
+        default=5.0,
+        ge=0.05,
+        le=86_400,
+        description="With --model-control poll, how often the model repository is looked at. What has changed is "
+        "loaded when it has been still from one look to the next.",
+    )
+    load_models: Annotated[list[str], NoDecode, Placeholder("NAME")] = Field(
+        default=["*"],
+        description="Which models are loaded at the start, by name, several separated by commas; * for all. Others, or "
+        "none where this is empty, wait for callers to load them, which takes --model-control explicit.",
+    )
     allow_partial: bool = Field(
         default=False,
         description="Start although some model failed to load. Otherwise the server ends with exit code 1 and "
@@ -161,6 +190,21 @@ class ServerSettings(BaseSettings):
         description="Folder that remembers calibrations. auto is .calibration in the model's folder or, where that "
         "cannot be written, headwaiter in XDG_CACHE_HOME or ~/.cache.",
     )
+    trial_loads: TrialLoads = Field(
+        default="on",
+        description="on: a model that this machine and these versions have not loaded before is first built in a "
+        "process of its own, so that one that crashes or hangs onnxruntime, or takes all memory, is refused and takes "
+        "nothing down. What has passed is remembered in the folder of --calibration-cache or, where that is auto, in "
+        "headwaiter in XDG_CACHE_HOME or ~/.cache; never in a model's folder. off: models are built in the server at "
+        "once.",
+    )
+    load_timeout_seconds: Seconds = Field(
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="What the trial of a model may take until it has answered its smallest and largest inputs; then it "
+        "is ended, and the model refused.",
+    )
     memory_limit_bytes: AutoBytes = Field(
         default=AUTO,
         description="Memory that the server may take: a model whose largest runs would exceed it on all workers is not "
@@ -181,7 +225,8 @@ class ServerSettings(BaseSettings):
     max_call_bytes: Bytes = Field(
         default=256 << 20,
         ge=1,
-        description="Most bytes of messages held at one time; further calls are refused with UNAVAILABLE.",
+        description="Most bytes of messages, and of inputs in shared memory, held at one time; further calls are "
+        "refused with UNAVAILABLE.",
     )
     max_message_bytes: Bytes = Field(
         default=8 << 20,
@@ -207,6 +252,19 @@ class ServerSettings(BaseSettings):
         ge=1,
         le=(1 << 31) - 1,
         description="Most calls at one time on one connection; further ones wait in the client.",
+    )
+    shared_memory: SharedMemoryMode = Field(
+        default=AUTO,
+        description="Whether clients of the Open Inference Protocol may register shared memory for their tensors. They "
+        "can then have the server read and write all shared memory of this machine that its user may, so auto is on "
+        "where every listener is reached from this machine only, and off elsewhere.",
+    )
+    cache_bytes: Bytes = Field(
+        default=0,
+        ge=0,
+        description="Memory for answers that are remembered and given again for the same input, the least recently "
+        "used ones forgotten first; what is asked for several times at once is computed once. 0 remembers nothing. It "
+        "pays where texts come again: each answer takes about its own size and 500 bytes.",
     )
     lame_duck_seconds: Seconds = Field(
         default=2.0,
@@ -242,6 +300,27 @@ class ServerSettings(BaseSettings):
     )
     log_format: LogFormat = Field(default="auto", description="auto is text on a terminal and JSON elsewhere.")
     log_level: LogLevel = Field(default="info", description="Least severe event that is logged.")
+
+    @field_validator("version_policy")
+    @classmethod
+    def _check_policies(cls, value: str) -> str:
+        VersionPolicies.parse(value)
+        return value
+
+    @field_validator("load_models", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return split_commas(value)
+
+    @field_validator("load_models")
+    @classmethod
+    def _check_names(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        # Of the settings above this one, those that were wrong are missing: they are what is said to be wrong.
+        control, listeners = info.data.get("model_control", "explicit"), info.data.get("listen", [])
+        explicit = control == "explicit" or (control == AUTO and all(map(is_local, listeners)))
+        if "*" not in value and not explicit:
+            raise ValueError("to choose models takes --model-control explicit, so that callers can load the others")
+        return value
 
     @field_validator("listen", mode="before")
     @classmethod
@@ -284,6 +363,33 @@ class ServerSettings(BaseSettings):
         if self.threads_per_run == AUTO:
             return max(1, available_cpus() // self.effective_workers)
         return self.threads_per_run
+
+    @property
+    def local_only(self) -> bool:
+        """Whether every listener is reached from this machine only."""
+        return all(map(is_local, self.listen))
+
+    @property
+    def effective_model_control(self) -> ModelControl:
+        """Who says what is loaded while the server runs, once auto is replaced."""
+        if self.model_control == AUTO:
+            return "explicit" if self.local_only else "none"
+        return self.model_control
+
+    @property
+    def version_policies(self) -> VersionPolicies:
+        """Which versions of models serve."""
+        return VersionPolicies.parse(self.version_policy)
+
+    @property
+    def models_at_start(self) -> list[str] | None:
+        """Names of the models that are loaded at the start; None for all."""
+        return None if "*" in self.load_models else self.load_models
+
+    @property
+    def shared_memory_enabled(self) -> bool:
+        """Whether clients may register shared memory, once auto is replaced."""
+        return self.local_only if self.shared_memory == AUTO else self.shared_memory == "on"
 
     @property
     def generation_batch_tokens(self) -> int:

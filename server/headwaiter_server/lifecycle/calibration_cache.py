@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from headwaiter_server.lifecycle.kept_files import keep_file
 from headwaiter_server.lifecycle.plan import CalibrationPlan
 from headwaiter_server.log import get_logger
 
@@ -26,8 +25,6 @@ _log = get_logger(__name__)
 # Changed whenever figures of older files would be misread, or should be measured again.
 _FORMAT = 1
 _NAME_DIGITS = 16
-# Whoever may read the model may read this; temporary files are for their owner alone.
-_MODE = 0o644
 _PLAN = TypeAdapter(CalibrationPlan)
 
 
@@ -76,25 +73,8 @@ def recall(folders: Sequence[Path], key: CalibrationKey) -> CalibrationPlan | No
 def keep(folders: Sequence[Path], key: CalibrationKey, plan: CalibrationPlan) -> None:
     """Keep a plan in the first of the folders that can be written; whole or not at all."""
     text = json.dumps({"format": _FORMAT, "key": asdict(key), "plan": asdict(plan)}, indent=1)
-    reasons = []
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-                temporary = Path(file.name)
-                try:
-                    file.write(text)
-                    file.close()
-                    temporary.chmod(_MODE)
-                    temporary.replace(folder / key.file_name)
-                except OSError:
-                    temporary.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            reasons.append(f"{folder}: {os.strerror(error.errno) if error.errno else error}")
-        else:
-            return
-    _log.info("calibration_not_kept", reasons=reasons)
+    if reasons := keep_file(folders, key.file_name, text):
+        _log.info("calibration_not_kept", reasons=reasons)
 
 
 def _parse(text: bytes, key: CalibrationKey) -> CalibrationPlan:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from headwaiter_proto.v1 import bundle_pb2
 
-from headwaiter_server.batching.lane import EncoderLane
-from headwaiter_server.errors import UnknownModelError
+from headwaiter_server.batching.lane import EncoderLane, TensorLane
+from headwaiter_server.errors import InvalidRequestError, UnknownModelError
 from headwaiter_server.generation.lane import GenerationLane
+from headwaiter_server.lifecycle.leases import Leases
+from headwaiter_server.lifecycle.model_config import ModelSetup
+from headwaiter_server.metrics.statistics import ModelCounts
+from headwaiter_server.model.contract import Signature
 from headwaiter_server.tokenizer import TextTokenizer
+
+_NO_TENSORS = Signature((), (), 0)
 
 
 @dataclass(frozen=True)
@@ -21,16 +28,35 @@ class ServedModel:
         version: Its version.
         variant: Which variant of its weights serves.
         manifest: Its bundle's manifest.
-        tokenizer: Its tokenizer.
+        text_tokenizer: Its tokenizer; None for a model of tensors.
         lane: Where its texts wait and run.
+        leases: Who works with it.
+        counts: What it has done.
+        signature: What it takes and gives in tensors.
+        setup: What its configuration asks for, of a model of tensors.
     """
 
     name: str
     version: int
     variant: str
     manifest: bundle_pb2.Manifest
-    tokenizer: TextTokenizer
-    lane: GenerationLane | EncoderLane
+    text_tokenizer: TextTokenizer | None
+    lane: GenerationLane | EncoderLane | TensorLane
+    leases: Leases = field(default_factory=Leases, compare=False, repr=False)
+    counts: ModelCounts = field(default_factory=ModelCounts, compare=False, repr=False)
+    signature: Signature = _NO_TENSORS
+    setup: ModelSetup | None = None
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Its tokenizer.
+
+        Raises:
+            InvalidRequestError: It takes tensors, and no texts.
+        """
+        if self.text_tokenizer is None:
+            raise InvalidRequestError("model", f"{self.name!r} takes tensors, and no texts")
+        return self.text_tokenizer
 
     @property
     def task(self) -> str:
@@ -46,15 +72,50 @@ class Catalog:
     """Finds models for requests."""
 
     def __init__(self) -> None:
+        # Replaced as a whole when it changes, and never altered: other threads read it.
         self._models: dict[str, dict[int, ServedModel]] = {}
+        self._leaving: tuple[ServedModel, ...] = ()
 
     def add(self, model: ServedModel) -> None:
         """Let a model be found."""
-        self._models.setdefault(model.name, {})[model.version] = model
+        self.exchange(model.name, [model], [])
+
+    def exchange(self, name: str, added: Collection[ServedModel], removed: Collection[int]) -> list[ServedModel]:
+        """Change what serves under a name, in one step.
+
+        Args:
+            name: The name.
+            added: Models that can be found from now on, each in place of its version if there is one.
+            removed: Versions that cannot be found any more.
+
+        Returns:
+            The models that cannot be found any more. Calls may still be working with them.
+        """
+        before = self._models.get(name, {})
+        after = {version: model for version, model in before.items() if version not in removed}
+        after |= {model.version: model for model in added}
+        others = {other: versions for other, versions in self._models.items() if other != name}
+        self._models = {**others, name: after} if after else others
+        left = [model for version, model in before.items() if after.get(version) is not model]
+        self._leaving += tuple(left)
+        return left
+
+    def forget(self, model: ServedModel) -> None:
+        """Take note that nobody works any more with a model that cannot be found."""
+        self._leaving = tuple(each for each in self._leaving if each is not model)
 
     def all(self) -> list[ServedModel]:
-        """Every model, by name, then version."""
-        return [self._models[name][version] for name in sorted(self._models) for version in sorted(self._models[name])]
+        """Every model that can be found, by name, then version."""
+        models = self._models
+        return [models[name][version] for name in sorted(models) for version in sorted(models[name])]
+
+    def placed(self) -> list[ServedModel]:
+        """Every model that somebody may be working with: also those that cannot be found any more."""
+        return [*self.all(), *self._leaving]
+
+    def versions(self, name: str) -> Mapping[int, ServedModel]:
+        """The versions of a model that can be found."""
+        return self._models.get(name, {})
 
     def find(self, name: str, version: int) -> ServedModel:
         """The model that a request asks for.

@@ -14,7 +14,7 @@ from headwaiter_server.model.contract import Graph
 # Far beyond any model; a larger number is damage, and would be allocated.
 _MOST = 1 << 20
 _GENERATION_ROLES = [bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP]
-_ENCODER_ROLES = [bundle_pb2.GRAPH_ROLE_MODEL]
+_ONE_GRAPH_ROLES = [bundle_pb2.GRAPH_ROLE_MODEL]
 _FP32 = "fp32"
 
 
@@ -55,11 +55,12 @@ def check_names(what: str, listed: bundle_pb2.Graph, graph: Graph) -> None:
 def _problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
     task = manifest.task
     if task == bundle_pb2.TASK_TENSOR:
-        yield "this version of the server does not serve tensor models yet"
-    elif task != bundle_pb2.TASK_GENERATE and task not in HEADS:
-        yield f"this server does not serve task {task}"
-    yield from _out_of_range("limits.max_source_tokens", manifest.limits.max_source_tokens)
-    yield from encoder_problems(manifest, variant) if task in HEADS else _generation_problems(manifest)
+        yield from _tensor_problems(manifest, variant)
+    else:
+        if task != bundle_pb2.TASK_GENERATE and task not in HEADS:
+            yield f"this server does not serve task {task}"
+        yield from _out_of_range("limits.max_source_tokens", manifest.limits.max_source_tokens)
+        yield from encoder_problems(manifest, variant) if task in HEADS else _generation_problems(manifest)
     if manifest.refuse_unknown_tokens and not manifest.special_tokens.HasField("unk_id"):
         yield "refuse_unknown_tokens is set, but special_tokens name no unk_id"
     names = [each.name for each in manifest.variants]
@@ -67,8 +68,25 @@ def _problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Ite
         yield f"two variants share a name: {', '.join(names)}"
 
 
+def _tensor_problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
+    """What only a model of texts may have; the tensors themselves are held to the graph."""
+    for name in ("limits", "special_tokens", "kv_cache", "embedding"):
+        if manifest.HasField(name):
+            yield f"{name} is set, and a model of tensors has none"
+    if manifest.labels or manifest.multi_label or manifest.refuse_unknown_tokens:
+        yield "labels, multi_label or refuse_unknown_tokens is set, and a model of tensors has none"
+    if manifest.graph_kind != bundle_pb2.GRAPH_KIND_PADDED:
+        yield f"this server does not run graphs of tensors of kind {manifest.graph_kind}"
+    for graph in variant.graphs:
+        names = [each.name for each in (*graph.inputs, *graph.outputs)]
+        if not graph.inputs or not graph.outputs or len(set(names)) != len(names) or not all(names):
+            yield f"a graph needs inputs and outputs of distinct names, not {', '.join(names)}"
+
+
 def _generation_problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
-    if manifest.graph_kind != bundle_pb2.GRAPH_KIND_PACKED:
+    if manifest.graph_kind == bundle_pb2.GRAPH_KIND_CACHED:
+        yield "this version of the server does not serve decoder-only models yet"
+    elif manifest.graph_kind != bundle_pb2.GRAPH_KIND_PACKED:
         yield f"this server does not generate with graphs of kind {manifest.graph_kind}; export the model again"
     cache, special = manifest.kv_cache, manifest.special_tokens
     yield from _out_of_range("limits.max_new_tokens", manifest.limits.max_new_tokens)
@@ -80,15 +98,18 @@ def _generation_problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
 
 
 def _variant_problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
-    expected = _ENCODER_ROLES if manifest.task in HEADS else _GENERATION_ROLES
+    expected = _GENERATION_ROLES if manifest.task == bundle_pb2.TASK_GENERATE else _ONE_GRAPH_ROLES
     roles = sorted(each.role for each in variant.graphs)
     if roles != expected:
         yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {_role_names(expected)}"
     quantized = variant.HasField("quantization")
     if manifest.task not in HEADS:
         if quantized:
-            yield f"variant {variant.name!r} is quantized, which this server does not know of models that generate"
-        yield from _parity_problems(variant)
+            kind = "of tensors" if manifest.task == bundle_pb2.TASK_TENSOR else "that generate"
+            yield f"variant {variant.name!r} is quantized, which this server does not know of models {kind}"
+        # An ONNX file that was taken as it is had no PyTorch model beside it.
+        if manifest.task != bundle_pb2.TASK_TENSOR or variant.HasField("parity"):
+            yield from _parity_problems(variant)
     elif quantized:
         yield from quantization_problems(variant)
         if variant.HasField("parity"):  # otherwise it is near to fp32, and fp32 is near to PyTorch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from headwaiter_server.cpu import CGROUP_ROOT, OWN_CGROUP, own_cgroups, read_text
@@ -17,6 +18,7 @@ from headwaiter_server.log import get_logger
 _log = get_logger(__name__)
 
 _OWN_PAGES = Path("/proc/self/statm")
+_MACHINE_MEMORY = Path("/proc/meminfo")
 # Calls and their texts need room, too, and malloc keeps what it was given back: beyond this part of the limit it is
 # said how near the limit is.
 _COMFORTABLE_PART = 0.8
@@ -48,8 +50,35 @@ def resident_bytes() -> int:
     return int(read_text(_OWN_PAGES).split()[1]) * resource.getpagesize()
 
 
+def room_bytes(limit_bytes: int | None, machine: Path = _MACHINE_MEMORY) -> int:
+    """Memory that may be taken now beyond what this process holds.
+
+    Args:
+        limit_bytes: Most that the process may hold; None for no limit but the machine's.
+        machine: The kernel's description of the machine's memory.
+    """
+    rooms = [int(line.split()[1]) << 10 for line in read_text(machine).splitlines() if line.startswith("MemAvailable:")]
+    if limit_bytes is not None:
+        rooms.append(limit_bytes - resident_bytes())
+    return max(0, min(rooms, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+
+
+@dataclass(slots=True, eq=False)
+class MemoryShare:
+    """One model's part in a `MemoryPlan`.
+
+    Attributes:
+        expected_bytes: What its largest runs will take beyond what the process holds.
+    """
+
+    expected_bytes: int
+
+
 class MemoryPlan:
-    """What the loaded models hold and will take more in their largest runs, against the limit."""
+    """What the loaded models hold and will take more in their largest runs, against the limit.
+
+    Shares are counted in by whoever loads models, and out on another thread.
+    """
 
     def __init__(self, limit_bytes: int | None, resident: Callable[[], int] = resident_bytes) -> None:
         """Begin with no model.
@@ -60,9 +89,30 @@ class MemoryPlan:
         """
         self._limit_bytes = limit_bytes
         self._resident = resident
-        self._expected_bytes = 0
+        self._shares: list[MemoryShare] = []
+        self._seen_bytes: int | None = None
 
-    def add(self, name: str, run_bytes: int, taken_bytes: int) -> None:
+    def look(self) -> None:
+        """Take note of what the process holds, before a model is loaded and after one has gone.
+
+        By what it has grown since the last time, the runs of the loaded models have come nearer to what was expected of
+        them: it is not to be expected once more.
+        """
+        held = self._resident()
+        grown = 0 if self._seen_bytes is None else max(0, held - self._seen_bytes)
+        shares = list(self._shares)
+        expected = sum(each.expected_bytes for each in shares)
+        if expected:
+            left = max(0.0, 1 - grown / expected)
+            for each in shares:
+                each.expected_bytes = int(each.expected_bytes * left)
+        self._seen_bytes = held
+
+    def remove(self, share: MemoryShare) -> None:
+        """Count a model out that has gone."""
+        self._shares.remove(share)
+
+    def add(self, name: str, run_bytes: int, taken_bytes: int) -> MemoryShare:
         """Count a model in that has just been loaded.
 
         Args:
@@ -71,22 +121,29 @@ class MemoryPlan:
                 run its golden texts and nothing else: what those took is in what it holds.
             taken_bytes: How much of that the process has taken already, by trying.
 
+        Returns:
+            Its part, to be counted out when it goes.
+
         Raises:
-            BundleError: It does not fit.
+            BundleError: It does not fit, and was not counted in.
         """
-        self._expected_bytes += max(0, run_bytes - taken_bytes)
-        total, limit = self._resident() + self._expected_bytes, self._limit_bytes
+        share = MemoryShare(max(0, run_bytes - taken_bytes))
+        held, limit = self._resident(), self._limit_bytes
+        total = held + share.expected_bytes + sum(each.expected_bytes for each in list(self._shares))
         if limit is not None and total > limit:
             raise BundleError(
                 f"its largest runs on all workers take {_mib(run_bytes)} MiB, which makes {_mib(total)} MiB with all "
                 f"that is loaded, the limit is {_mib(limit)} MiB: allow more memory, or lower --workers, "
                 f"--max-batch-tokens or the model's longest text"
             )
+        self._shares.append(share)
+        self._seen_bytes = held
         figures = {"model": name, "largest_runs_mib": _mib(run_bytes), "total_mib": _mib(total)}
         if limit is not None and total > limit * _COMFORTABLE_PART:
             _log.warning("memory_nearly_full", limit_mib=_mib(limit), **figures)
         else:
             _log.info("memory_planned", limit_mib=None if limit is None else _mib(limit), **figures)
+        return share
 
 
 def _mib(size_bytes: int) -> int:

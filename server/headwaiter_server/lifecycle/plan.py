@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
-from headwaiter_server.model.contract import EncoderModel
+from headwaiter_server.model.contract import BatchModel
 from headwaiter_server.scheduling.cost import PackedCost, PaddedCost, Prices, Sample, fit_terms
 
 # Without a measurement: a multiplication and an addition for each weight and token, at the pace of an ordinary core.
@@ -95,7 +96,7 @@ class CalibrationPlan:
         return round(max(fitted, *(each.size_bytes for each in telling if each.tokens <= tokens), 0))
 
 
-def guess(model: EncoderModel, graph_bytes: int) -> CalibrationPlan:
+def guess(model: BatchModel[Any, Any, Any], graph_bytes: int) -> CalibrationPlan:
     """A plan without measuring; what runs take corrects its prices.
 
     Args:
@@ -107,23 +108,25 @@ def guess(model: EncoderModel, graph_bytes: int) -> CalibrationPlan:
     return CalibrationPlan(cost, _GUESSED_BUDGET_TOKENS)
 
 
-def describe(name: str, plan: CalibrationPlan) -> str:
+def describe(name: str, plan: CalibrationPlan, unit: str = "tokens") -> str:
     """A plan as a small table for a person.
 
     Args:
         name: Of the model.
         plan: Its plan.
+        unit: What its cost is counted in: "tokens", or "rows".
     """
-    cost = plan.cost
+    cost, one = plan.cost, unit.removesuffix("s")
     terms = (
-        f"{cost.fixed * 1e3:.2f} ms, {cost.linear * 1e6:.1f} us a token, {cost.quadratic * 1e9:.1f} ns a pair of tokens"
+        f"{cost.fixed * 1e3:.2f} ms, {cost.linear * 1e6:.1f} us a {one}, {cost.quadratic * 1e9:.1f} ns a pair of {unit}"
     )
     lines = [
-        f"{name}: up to {plan.budget_tokens} tokens a run, {plan.prices.full_run_seconds * 1e3:.1f} ms",
+        f"{name}: up to {plan.budget_tokens} {unit} a run, {plan.prices.full_run_seconds * 1e3:.1f} ms",
         f"  a run takes {terms}",
     ]
     if plan.samples:
-        lines.append("   texts  longest   tokens        ms  fitted, ms  tokens/s")
+        heading = "   texts" if unit == "tokens" else "requests"
+        lines.append(f"{heading}  longest{unit:>9}        ms  fitted, ms{unit + '/s':>10}")
     for each in plan.samples:
         fitted = cost.of_run(each.rows, each.longest, each.tokens)
         lines.append(
@@ -131,8 +134,8 @@ def describe(name: str, plan: CalibrationPlan) -> str:
             f"{each.tokens / each.seconds:10.0f}"
         )
     if plan.lone_samples:
-        chosen = "never" if plan.lone_tokens is None else f"from {plan.lone_tokens} tokens on"
-        lines += [f"  all threads for a run that is alone: {chosen}", "  tokens        ms  all threads, ms"]
+        chosen = "never" if plan.lone_tokens is None else f"from {plan.lone_tokens} {unit} on"
+        lines += [f"  all threads for a run that is alone: {chosen}", f"{unit:>8}        ms  all threads, ms"]
     lines += [
         f"{each.tokens:8}{each.seconds * 1e3:10.2f}{each.all_threads_seconds * 1e3:17.2f}" for each in plan.lone_samples
     ]

@@ -1,24 +1,29 @@
-"""How a loaded encoder will run: by its calibration, as far as the settings leave that open."""
+"""How a loaded model that answers at once will run: by its calibration, as far as the settings leave that open."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from headwaiter_server.config import AUTO, ServerSettings, user_cache_folder
 from headwaiter_server.cpu import describe_cpus
 from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.calibration import Calibrator, MakeText
+from headwaiter_server.lifecycle.calibration import Asked, Calibrator, MakeText
 from headwaiter_server.lifecycle.calibration_cache import CalibrationKey, keep, recall
-from headwaiter_server.lifecycle.memory import MemoryPlan
+from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare
+from headwaiter_server.lifecycle.model_config import ModelSetup
 from headwaiter_server.lifecycle.plan import CalibrationPlan, describe, guess
 from headwaiter_server.log import get_logger
 from headwaiter_server.metrics import Metrics
-from headwaiter_server.model.contract import EncoderModel, Graph
+from headwaiter_server.model.contract import BatchModel, Graph, Signature
+from headwaiter_server.pacing import paced
 
 _log = get_logger(__name__)
 
@@ -26,13 +31,17 @@ _CACHE_FOLDER = ".calibration"
 # Samples that are further off their fit come from a machine that was busy with something else: good enough to begin
 # with, as runs correct the prices, but not to be remembered.
 _MOST_SCATTER = 0.2
+# What is measured beside models that serve is taken from them.
+_GENTLE_SECONDS = 1.0
 
-OpenGraph = Callable[[str, bytes, int], Graph]
+# Name for messages, bytes, threads; and by their names the files with weights that the graph names, if any.
+OpenGraph = Callable[..., Graph]
+AnyModel = BatchModel[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A loaded encoder whose runs are to be planned.
+    """A loaded model whose runs are to be planned: an encoder, or a `TensorSubject`.
 
     Attributes:
         name: Of the model.
@@ -46,11 +55,80 @@ class Subject:
 
     name: str
     folder: Path
-    model: EncoderModel
+    model: AnyModel
     graph: bytes
-    build: Callable[[Graph], EncoderModel]
+    build: Callable[[Graph], AnyModel]
     longest_tokens: int
     make_text: MakeText
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked of it when it is measured."""
+        return Asked()
+
+    @property
+    def identity(self) -> str:
+        """What calibrations of it are remembered by."""
+        return paced(partial(sha256, self.graph)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSubject(Subject):
+    """A loaded model of tensors whose runs are to be planned. Its tokens are rows, and its texts requests.
+
+    Attributes:
+        signature: What it takes and gives.
+        setup: What its configuration asks for.
+        files: Files with weights that its graph names.
+        runs: Whether it runs on what `make_text` gives.
+    """
+
+    signature: Signature
+    setup: ModelSetup
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    runs: bool = True
+
+    @property
+    def asked(self) -> Asked:
+        """See `Subject`."""
+        return Asked(tuple(each.name for each in self.signature.outputs), rows=True, joined=self.signature.joined)
+
+    @property
+    def identity(self) -> str:
+        """See `Subject`; what bounds its runs bounds what was measured."""
+        digest = paced(partial(sha256, self.graph))
+        for content in self.files.values():
+            digest.update(content)
+        digest.update(repr((self.signature, self.setup.threads)).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """How a model that answers at once will run.
+
+    Attributes:
+        calibration: By what figures.
+        lone_model: The model for runs that have the server to themselves, if they use more threads.
+        share: What it was counted in with.
+    """
+
+    calibration: CalibrationPlan
+    lone_model: AnyModel | None
+    share: MemoryShare
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a model is planned beside that is loaded while others serve.
+
+    To measure as at a start would disturb those, and be disturbed by them.
+
+    Attributes:
+        alike: The plan of a model that serves and should run alike, as its graph is as large; None if there is none.
+    """
+
+    alike: CalibrationPlan | None
 
 
 @dataclass(frozen=True)
@@ -76,32 +154,31 @@ class Planner:
     calibrator: Calibrator
     cpus: int
 
-    def plan(self, subject: Subject) -> tuple[CalibrationPlan, EncoderModel | None]:
+    def plan(self, subject: Subject, beside: Beside | None = None) -> EncoderPlan:
         """Plan how a model runs.
 
         Args:
             subject: The model.
-
-        Returns:
-            The plan, and the model for runs that have the server to themselves, if they use more threads.
+            beside: What serves meanwhile; None if nothing does.
 
         Raises:
             BundleError: Its largest runs do not fit into memory, or it does not run at all.
         """
         try:
-            plan, lone_model, taken_bytes = self._calibrated(subject)
+            plan, lone_model, taken_bytes = self._calibrated(subject, beside)
         except BundleError:
             raise
         except Exception as error:
             raise BundleError(f"the model {subject.name!r} does not run: {error}") from error
-        plan = self._overridden(plan)
+        plan = self._overridden(plan, subject)
         if plan.lone_tokens is None:
             lone_model = None
         elif lone_model is None:
             lone_model = self._open(subject, self.lone_threads)
-        self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), taken_bytes)
-        self._show(subject.name, plan)
-        return plan, lone_model
+        if beside is not None:
+            self.calibrator.warm(subject.model, plan, subject.make_text, subject.asked)
+        share = self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), taken_bytes)
+        return EncoderPlan(plan, lone_model, share)
 
     @property
     def lone_threads(self) -> int:
@@ -109,18 +186,22 @@ class Planner:
         chosen = self.settings.lone_run_threads
         return self.cpus if chosen == AUTO else chosen
 
-    def _open(self, subject: Subject, threads: int) -> EncoderModel:
-        return subject.build(self.open_graph(f"{subject.name} with {threads} threads", subject.graph, threads))
+    def _open(self, subject: Subject, threads: int) -> AnyModel:
+        files = {"files": subject.files} if isinstance(subject, TensorSubject) and subject.files else {}
+        name = f"{subject.name} with {threads} threads"
+        return subject.build(self.open_graph(name, subject.graph, threads, **files))
 
-    def _calibrated(self, subject: Subject) -> tuple[CalibrationPlan, EncoderModel | None, int]:
+    def _calibrated(self, subject: Subject, beside: Beside | None) -> tuple[CalibrationPlan, AnyModel | None, int]:
         """What was measured, now or before; the model for lone runs, if it was opened; and memory that runs took now.
 
         Not all that the process has grown by: a session for lone runs is no memory that runs may use.
         """
         settings = self.settings
-        if settings.calibration == "off":
-            return guess(subject.model, len(subject.graph)), None, 0
+        if settings.calibration == "off" or (isinstance(subject, TensorSubject) and not subject.runs):
+            return _guess(subject), None, 0
         threads = settings.effective_threads_per_run
+        if isinstance(subject, TensorSubject) and subject.setup.threads:
+            threads = subject.setup.threads
         key = CalibrationKey(
             cpus=describe_cpus(),
             onnxruntime=self.runtime_version,
@@ -128,23 +209,42 @@ class Planner:
             workers=self.calibrator.workers,
             threads=threads,
             lone_threads=max(threads, self.lone_threads),
-            graph_sha256=sha256(subject.graph).hexdigest(),
+            graph_sha256=subject.identity,
         )
         folders = self._cache_folders(subject.folder)
         if settings.calibration == "on" and (known := recall(folders, key)) is not None:
             return known, None, 0
+        if beside is not None:
+            return beside.alike or self._measured_gently(subject), None, 0
         lone_model = self._open(subject, key.lone_threads) if key.lone_threads > threads else None
-        plan = self.calibrator.measure(subject.model, lone_model, subject.longest_tokens, subject.make_text)
+        make_text, asked = subject.make_text, subject.asked
+        plan = self.calibrator.measure(subject.model, lone_model, subject.longest_tokens, make_text, asked)
         if plan.scatter <= _MOST_SCATTER:
             keep(folders, key, plan)
         else:
             _log.warning("calibration_disturbed", model=subject.name, scatter=round(plan.scatter, 3))
         return plan, lone_model, max((each.size_bytes for each in plan.memory_samples), default=0)
 
-    def _overridden(self, plan: CalibrationPlan) -> CalibrationPlan:
+    def _measured_gently(self, subject: Subject) -> CalibrationPlan:
+        """What its runs cost beside others that serve, by the processor time that they take on one thread.
+
+        Good enough to begin with, as runs correct the prices; it is not remembered. Whether all threads are faster for
+        a run that is alone cannot be told where none is.
+        """
+        gentle = replace(self.calibrator, workers=1, clock=time.thread_time, seconds=_GENTLE_SECONDS)
+        plan = gentle.measure(subject.model, None, subject.longest_tokens, subject.make_text, subject.asked)
+        workers = self.calibrator.workers
+        memory = tuple(replace(each, size_bytes=each.size_bytes * workers) for each in plan.memory_samples)
+        return replace(plan, memory_samples=memory)
+
+    def _overridden(self, plan: CalibrationPlan, subject: Subject) -> CalibrationPlan:
         """What the settings say wins over what was measured."""
         settings = self.settings
-        if settings.max_batch_tokens != AUTO:
+        if isinstance(subject, TensorSubject):
+            if subject.setup.preferred_rows is not None and subject.signature.joined:
+                budget = min(subject.setup.preferred_rows, subject.longest_tokens)
+                plan = replace(plan, budget_tokens=budget)
+        elif settings.max_batch_tokens != AUTO:
             plan = replace(plan, budget_tokens=settings.max_batch_tokens)
         if settings.lone_run_threads != AUTO:
             plan = replace(plan, lone_tokens=1 if settings.lone_run_threads > 1 else None)
@@ -156,17 +256,28 @@ class Planner:
         user = user_cache_folder()
         return [model_folder / _CACHE_FOLDER, *([] if user is None else [user])]
 
-    def _show(self, name: str, plan: CalibrationPlan) -> None:
+    def show(self, name: str, plan: CalibrationPlan, unit: str = "tokens") -> None:
+        """Tell how a model runs that serves from now on.
+
+        Args:
+            name: Its name.
+            plan: Its plan.
+            unit: What its cost is counted in: "tokens", or "rows".
+        """
         cost, full_run_seconds = plan.cost, plan.prices.full_run_seconds
+        one = unit.removesuffix("s")
+        counted = {
+            f"budget_{unit}": plan.budget_tokens,
+            f"{one}_us": round(cost.linear * 1e6, 2),
+            f"{one}_pair_ns": round(cost.quadratic * 1e9, 3),
+            f"lone_{unit}": plan.lone_tokens,
+        }
         _log.info(
             "model_calibrated" if plan.samples else "model_not_calibrated",
             model=name,
-            budget_tokens=plan.budget_tokens,
             full_run_ms=round(full_run_seconds * 1e3, 2),
             fixed_ms=round(cost.fixed * 1e3, 3),
-            token_us=round(cost.linear * 1e6, 2),
-            token_pair_ns=round(cost.quadratic * 1e9, 3),
-            lone_tokens=plan.lone_tokens,
+            **counted,
         )
         self.metrics.calibrated(
             name,
@@ -179,4 +290,11 @@ class Planner:
         )
         # For a person who watches the start; machines have the line above.
         if self.settings.log_format == "text" or (self.settings.log_format == "auto" and sys.stderr.isatty()):
-            sys.stderr.write(describe(name, plan) + "\n")
+            sys.stderr.write(describe(name, plan, unit) + "\n")
+
+
+def _guess(subject: Subject) -> CalibrationPlan:
+    plan = guess(subject.model, len(subject.graph))
+    if not subject.asked.rows:
+        return plan
+    return replace(plan, budget_tokens=min(plan.budget_tokens, subject.longest_tokens) if subject.asked.joined else 1)

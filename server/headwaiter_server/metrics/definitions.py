@@ -14,6 +14,8 @@ Kind = Literal["counter", "gauge", "histogram"]
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
+# Reading and calibrating a model takes from a moment to minutes.
+LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
@@ -117,9 +119,12 @@ BATCH_WAIT_SECONDS = _duration(
     "From when a run could have begun, its oldest text there and a worker idle, to when it began.",
     "model",
 )
-BATCH_SIZE = Definition("headwaiter_batch_size", "histogram", "Texts in a run.", ("model",), "texts", ROWS)
+BATCH_SIZE = Definition(
+    "headwaiter_batch_size", "histogram", "Texts in a run; of a model of tensors, rows.", ("model",), "texts", ROWS
+)
 BATCH_TOKENS = Definition(
-    "headwaiter_batch_tokens", "histogram", "Tokens of the texts in a run, without padding.", ("model",), "tokens",
+    "headwaiter_batch_tokens", "histogram", "Tokens of the texts in a run, without padding; tensors have none.",
+    ("model",), "tokens",
     TOKENS,
 )  # fmt: skip
 BATCHES = _counter(
@@ -131,7 +136,10 @@ BATCHES = _counter(
     values={"reason": ("budget", "empty", "alone", "deadline", "delay")},
 )
 COMPUTED_TOKENS = _counter(
-    "computed_tokens_total", "Tokens that runs computed, padding included.", "model", unit="tokens"
+    "computed_tokens_total",
+    "Tokens that runs computed, padding included; 0 for models of tensors.",
+    "model",
+    unit="tokens",
 )
 PADDING_TOKENS = _counter(
     "padding_tokens_total", "Tokens computed only to fill rows up to the longest.", "model", unit="tokens"
@@ -163,7 +171,12 @@ WORKER_BUSY_SECONDS = _counter(
     "Time that workers have spent on runs, summed over the workers, on runs under way up to now.",
     unit="seconds",
 )
-QUEUE_DEPTH = _gauge("queue_depth", "Texts that wait for their first run.", "model", unit="texts")
+QUEUE_DEPTH = _gauge(
+    "queue_depth",
+    "Texts that wait for their first run; those of calls that have ended meanwhile until their turn comes.",
+    "model",
+    unit="texts",
+)
 RUNNING_TEXTS = _gauge("running_texts", "Texts in runs under way.", "model", unit="texts")
 PREDICTED_WAIT_SECONDS = _gauge(
     "predicted_wait_seconds", "Wait of a text that comes now after all others.", "model", unit="seconds"
@@ -195,6 +208,30 @@ MODEL_LOAD_SECONDS = _gauge(
     "version",
     unit="seconds",
 )
+MODEL_LOADS = _counter(
+    "model_loads_total",
+    "Loads of models, those at start among them, by what came of them.",
+    "model",
+    "outcome",
+    unit="loads",
+    values={"outcome": ("loaded", "failed")},
+)
+MODEL_LOAD_FAILING = _gauge(
+    "model_load_failing",
+    "Whether the latest load of a model has failed, of any of the versions that are to serve: 1 if so, else 0.",
+    "model",
+    unit="",
+)
+MODEL_SWAP_SECONDS = Definition(
+    "headwaiter_model_swap_duration_seconds",
+    "histogram",
+    "From when the load of what replaces a version that serves began to when it had taken over.",
+    ("model",),
+    "seconds",
+    LOAD_SECONDS,
+)
+MODEL_UNLOADS = _counter("model_unloads_total", "Versions of models that were unloaded.", "model", unit="versions")
+MODELS_LOADED = _gauge("models_loaded", "Versions of models that serve.", unit="versions")
 MODEL_MEMORY_BYTES = _gauge(
     "model_memory_bytes", "Memory by which the process grew while the model was loaded.", "model", unit="bytes"
 )
@@ -208,7 +245,11 @@ COST_CORRECTION = _gauge(
 CALIBRATION = {
     name: _gauge(f"calibration_{name}", text, "model", unit=unit)
     for name, text, unit in (
-        ("budget_tokens", "Most tokens of a run of several texts.", "tokens"),
+        (
+            "budget_tokens",
+            "Most tokens of a run of several texts; of a model of tensors, rows, as in all of these.",
+            "tokens",
+        ),
         ("full_run_seconds", "What a run of so many tokens takes.", "seconds"),
         ("fixed_seconds", "What every run takes, whatever its tokens.", "seconds"),
         ("linear_seconds", "What a run takes for each token.", "seconds"),
@@ -220,6 +261,21 @@ CALIBRATION = {
         ("lone_tokens", "Tokens from which on a run that is alone uses all threads; 0 if none does.", "tokens"),
     )
 }
+
+# Answers that are remembered.
+CACHE_REQUESTS = _counter(
+    "cache_requests_total",
+    "Texts, or requests of tensors, that were looked for among remembered answers, by whether one was there or on its "
+    "way.",
+    "model",
+    "result",
+    unit="texts",
+    values={"result": ("hit", "miss")},
+)
+CACHE_ENTRIES = _gauge("cache_entries", "Answers that are remembered.", unit="answers")
+CACHE_BYTES = _gauge("cache_bytes", "Memory that remembered answers take.", unit="bytes")
+CACHE_LIMIT_BYTES = _gauge("cache_limit_bytes", "Memory that they may take; none while none are kept.", unit="bytes")
+CACHE_EVICTIONS = _counter("cache_evictions_total", "Remembered answers that gave way to newer ones.", unit="answers")
 
 # As docs/metrics.md shows them.
 GROUPS: Mapping[str, tuple[Definition, ...]] = {
@@ -236,9 +292,10 @@ GROUPS: Mapping[str, tuple[Definition, ...]] = {
         CALLS_LIMIT, WAITING_TEXTS_HELD, WAITING_TEXTS_LIMIT, EVENT_LOOP_LAG_SECONDS,
     ),
     "Models and versions": (
-        BUILD_INFO, MODEL_INFO, MODEL_LOAD_SECONDS, MODEL_MEMORY_BYTES, MEMORY_LIMIT_BYTES, COST_CORRECTION,
-        *CALIBRATION.values(),
+        BUILD_INFO, MODEL_INFO, MODELS_LOADED, MODEL_LOADS, MODEL_LOAD_FAILING, MODEL_LOAD_SECONDS, MODEL_SWAP_SECONDS,
+        MODEL_UNLOADS, MODEL_MEMORY_BYTES, MEMORY_LIMIT_BYTES, COST_CORRECTION, *CALIBRATION.values(),
     ),
+    "Remembered answers": (CACHE_REQUESTS, CACHE_ENTRIES, CACHE_BYTES, CACHE_LIMIT_BYTES, CACHE_EVICTIONS),
 }  # fmt: skip
 ALL: tuple[Definition, ...] = tuple(itertools.chain.from_iterable(GROUPS.values()))
 

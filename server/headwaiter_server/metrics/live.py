@@ -90,10 +90,10 @@ def figures(older: Sample, newer: Sample, workers: int, bounds: Sequence[float],
         model: Whose figures; "" for all together.
 
     Returns:
-        Rates, in 1/s: `calls`, `errors`, `texts`, `source_tokens`, `generated_tokens`. Of the calls that were answered,
-        in seconds: `p50`, `p90`, `p99`. Means of the runs: `run_texts`, `run_tokens`. Shares of 1: `padding`,
-        `saturation`. As it is at the newer sample: `queue` and `running`, in texts, and `wait`, in seconds. None where
-        there is nothing to tell of.
+        Rates, in 1/s: `calls`, `errors`, `texts`, `source_tokens`, `generated_tokens`. In seconds: `p50`, `p90`, `p99`
+        of the calls that were worked on; refusals would make an overload look fast. Means of the runs: `run_texts`,
+        `run_tokens`. Shares of 1: `padding`, `saturation`. As it is at the newer sample: `queue` and `running`, in
+        texts, and `wait`, in seconds. None where there is nothing to tell of.
     """
     seconds = newer.at - older.at
     before, after = _counts(older, model), _counts(newer, model)
@@ -103,7 +103,7 @@ def figures(older: Sample, newer: Sample, workers: int, bounds: Sequence[float],
         growth: float = getattr(after, name) - getattr(before, name)
         return max(0.0, growth)
 
-    durations = _grown_counts(before, after)
+    durations = worked_on(_grown_counts(before, after), _refused(_grown_failures(older, newer, model)))
     chosen = _chosen(newer, model)
     waits = [each.predicted_wait_seconds for each in chosen if each.predicted_wait_seconds is not None]
     runs = grown("runs")
@@ -126,18 +126,32 @@ def figures(older: Sample, newer: Sample, workers: int, bounds: Sequence[float],
     }
 
 
-def within(bounds: Sequence[float], counts: Sequence[float], bound: float, refused: float = 0.0) -> Figure:
+def worked_on(counts: Sequence[int], refused: float) -> list[float]:
+    """How long calls took that were not refused: without the shortest, which the refused ones are.
+
+    Args:
+        counts: Calls in each bucket of durations, the shortest first.
+        refused: How many of them were refused.
+    """
+    left, kept = refused, list[float]()
+    for count in counts:
+        gone = min(count, left)
+        kept.append(count - gone)
+        left -= gone
+    return kept
+
+
+def within(bounds: Sequence[float], counts: Sequence[float], bound: float) -> Figure:
     """The share of observations that are at most one of the bounds; None without observations.
 
     Args:
         bounds: Upper ends of the buckets.
         counts: Observations in each, and in one without an end.
         bound: One of the bounds.
-        refused: Observations that are left out, because nothing was done for them: they are all below the bound.
     """
     total = sum(counts)
-    slow = total - sum(count for each, count in zip(bounds, counts, strict=False) if each <= bound)
-    return 1 - slow / (total - refused) if total > refused else None
+    quick = sum(count for each, count in zip(bounds, counts, strict=False) if each <= bound)
+    return quick / total if total else None
 
 
 def _points(
@@ -170,15 +184,13 @@ def _now(samples: Sequence[Sample], situation: Situation, bounds: Sequence[float
     if older is newest:
         return {"seconds": 0.0}
     seconds = newest.at - older.at
-    durations = _grown_counts(_counts(older, model), _counts(newest, model))
-    before, after = _failures(older, model), _failures(newest, model)
-    grown = {code: number - before.get(code, 0.0) for code, number in after.items()}
+    grown = _grown_failures(older, newest, model)
+    durations = worked_on(_grown_counts(_counts(older, model), _counts(newest, model)), _refused(grown))
     codes = {code: number / seconds for code, number in grown.items()}
-    refused = sum(number for code, number in grown.items() if code not in _WORKED_ON)
     return {
         "seconds": round(seconds, 1),
         **{name: _short(figure) for name, figure in figures(older, newest, situation.workers, bounds, model).items()},
-        "within_slo": within(bounds, durations, situation.slo_seconds, refused),
+        "within_slo": within(bounds, durations, situation.slo_seconds),
         "codes": {code: _short(rate) for code, rate in codes.items() if rate > 0},
         # Which model a call is for is known only when it is answered.
         "in_flight": None if model else newest.calls_in_flight,
@@ -240,6 +252,16 @@ def _failures(sample: Sample, model: str) -> dict[str, float]:
         for code, number in each.failures.items():
             total[code] = total.get(code, 0.0) + number
     return total
+
+
+def _grown_failures(older: Sample, newer: Sample, model: str) -> dict[str, float]:
+    before, after = _failures(older, model), _failures(newer, model)
+    # A model that was loaded again under its name may begin anew.
+    return {code: max(0.0, number - before.get(code, 0.0)) for code, number in after.items()}
+
+
+def _refused(failures: Mapping[str, float]) -> float:
+    return sum(number for code, number in failures.items() if code not in _WORKED_ON)
 
 
 def _ratio(part: float, whole: float) -> Figure:

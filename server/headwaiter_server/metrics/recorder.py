@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 from headwaiter_server.config import DEFAULT_SLO_SECONDS
 from headwaiter_server.metrics import definitions
+from headwaiter_server.metrics.answered import AnsweredCalls
 from headwaiter_server.metrics.definitions import Definition
 from headwaiter_server.metrics.series import Histograms, LabelValues, Numbers, metric_of
 
@@ -69,7 +70,8 @@ class Metrics:
         self.slo_seconds = slo_seconds
         self._families: dict[str, Numbers | Histograms] = {}
         self._watched: dict[str, Callable[[], Reading]] = {}
-        self.requests = self._numbers(definitions.REQUESTS)
+        self.requests = AnsweredCalls()
+        self._families[definitions.REQUESTS.name] = self.requests
         self.requests_started = self._numbers(definitions.REQUESTS_STARTED)
         self.request_seconds = self._histograms(definitions.REQUEST_SECONDS)
         self.tokenize_seconds = self._histograms(definitions.TOKENIZE_SECONDS)
@@ -94,6 +96,11 @@ class Metrics:
         self._model_info = self._numbers(definitions.MODEL_INFO)
         self._model_load_seconds = self._numbers(definitions.MODEL_LOAD_SECONDS)
         self._model_memory_bytes = self._numbers(definitions.MODEL_MEMORY_BYTES)
+        self._model_loads = self._numbers(definitions.MODEL_LOADS)
+        self._model_load_failing = self._numbers(definitions.MODEL_LOAD_FAILING)
+        self._model_swap_seconds = self._histograms(definitions.MODEL_SWAP_SECONDS)
+        self._model_unloads = self._numbers(definitions.MODEL_UNLOADS)
+        self._cache_requests = self._numbers(definitions.CACHE_REQUESTS)
         self._calibration = {name: self._numbers(each) for name, each in definitions.CALIBRATION.items()}
         self._numbers(definitions.SLO_SECONDS)[()] = slo_seconds
         self.registry = CollectorRegistry()
@@ -141,15 +148,16 @@ class Metrics:
         Args:
             model: Whose run.
             seconds: Its length.
-            rows: Its texts.
-            tokens: Tokens of its texts.
+            rows: Its texts, or rows of tensors.
+            tokens: Tokens of its texts; 0 for tensors.
             padding_tokens: Tokens it computed beyond these.
             wait_seconds: From when it could have begun to when it did; None where that is not known.
         """
         key = (model,)
         self.run_seconds[key].observe(seconds)
         self.batch_size[key].observe(rows)
-        self.batch_tokens[key].observe(tokens)
+        if tokens:  # tensors have none
+            self.batch_tokens[key].observe(tokens)
         self.computed_tokens[key] += tokens + padding_tokens
         self.padding_tokens[key] += padding_tokens
         if wait_seconds is not None:
@@ -185,14 +193,53 @@ class Metrics:
         self.engine_failures[(model,)] += 1
 
     def model_loaded(self, model: str, version: str, variant: str, task: str, architecture: str) -> None:
-        """Describe a model that is loaded, and show its counters from the start."""
-        self._model_info[(model, version, variant, task, architecture)] = 1
+        """Describe a model that serves from now on, in place of its version if that serves already.
+
+        Its counters are shown from the start.
+        """
+        self.requests.version_came(model, version)
+        labels = (model, version, variant, task, architecture)
+        self._model_info[labels] = 1
+        self._drop_info(model, version, but=labels)
         for family in list(self._families.values()):
             definition = family.definition
             if isinstance(family, Numbers) and definition.kind == "counter" and definition.labels[:1] == ("model",):
                 others = definition.labels[1:]
                 for value in definition.values[others[0]] if others else ("",):
                     family.setdefault((model, value) if others else (model,), 0.0)
+
+    def load_finished(self, model: str, *, loaded: bool) -> None:
+        """Count a load of one version of a model that there is, whatever came of it."""
+        for outcome in definitions.MODEL_LOADS.values["outcome"]:
+            self._model_loads.setdefault((model, outcome), 0.0)
+        self._model_loads[(model, "loaded" if loaded else "failed")] += 1
+
+    def load_failing(self, model: str, *, failing: bool) -> None:
+        """Tell whether a version of a model that is to serve could not be loaded."""
+        self._model_load_failing[(model,)] = int(failing)
+
+    def load_forgotten(self, model: str) -> None:
+        """Tell no more of the loads of a model that is gone, and that does not serve."""
+        self._model_load_failing.pop((model,), None)
+
+    def model_swapped(self, model: str, seconds: float) -> None:
+        """Record how long after the load of it began a version had taken over from another."""
+        self._model_swap_seconds[(model,)].observe(seconds)
+
+    def model_unloaded(self, model: str, version: str) -> None:
+        """Count a version out that nobody can call any more and that no other bundle has taken the place of."""
+        self._model_unloads[(model,)] += 1
+        self._drop_info(model, version)
+        self._model_load_seconds.pop((model, version), None)
+        if not any(name == model for name, *_ in self._model_info):
+            for family in (self._model_memory_bytes, *self._calibration.values()):
+                family.pop((model,), None)
+        self.requests.version_went(model, version)
+
+    def cache_asked(self, model: str, *, hits: int, misses: int) -> None:
+        """Count what was looked for among the remembered answers."""
+        self._cache_requests[(model, "hit")] += hits
+        self._cache_requests[(model, "miss")] += misses
 
     def model_cost(self, model: str, version: str, *, load_seconds: float, memory_bytes: int) -> None:
         """Tell what loading a model took: time, and memory by which the process has grown."""
@@ -225,7 +272,7 @@ class Metrics:
     def in_flight(self) -> dict[str, float]:
         """Calls that are being answered, by method."""
         # Finished ones first: of what happens in between, too many are seen in flight rather than fewer than none.
-        finished = self.requests.copy()
+        finished = self.requests.sums()
         started = self.requests_started.copy()
         in_flight = {method: number for (method,), number in started.items()}
         for (method, *_), number in finished.items():
@@ -249,6 +296,10 @@ class Metrics:
             return {}
         reading = read()
         return {(model,): n for model, n in reading.items()} if isinstance(reading, Mapping) else {(): reading}
+
+    def _drop_info(self, model: str, version: str, but: LabelValues = ()) -> None:
+        for labels in [each for each in self._model_info if each[:2] == (model, version) and each != but]:
+            del self._model_info[labels]
 
     def _numbers(self, definition: Definition) -> Numbers:
         family = self._families[definition.name] = Numbers(definition)

@@ -225,14 +225,13 @@ def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> 
 
 
 def _models(metrics: Metrics) -> dict[str, ModelSample]:
-    requests = metrics.requests.copy()
     waits = _by_model(metrics, definitions.PREDICTED_WAIT_SECONDS)
     depths = _by_model(metrics, definitions.QUEUE_DEPTH)
     running = _by_model(metrics, definitions.RUNNING_TEXTS)
     wasted = metrics.wasted_cpu_seconds.copy()
     calls: dict[str, float] = dict.fromkeys(depths, 0.0)
     failures: dict[str, dict[str, float]] = {}
-    for (_, model, _, code), number in requests.items():
+    for (_, model, code), number in metrics.requests.sums().items():
         calls[model] = calls.get(model, 0.0) + number
         if code != "OK":
             of_model = failures.setdefault(model, {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,48 @@ from headwaiter_server.encoding import Encoding
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
+
+Source = TypeVar("Source")
+Wanted = TypeVar("Wanted")
+Source_contra = TypeVar("Source_contra", contravariant=True)
+Wanted_contra = TypeVar("Wanted_contra", contravariant=True)
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output, as requests and answers have it.
+
+    Attributes:
+        name: Its name.
+        datatype: Its elements, as `datatypes` names them: "FP32".
+        shape: Sizes of its axes, -1 for any; where the model takes batches, the first is the batch's.
+        optional: Whether requests may leave it out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in tensors.
+
+    Attributes:
+        inputs: What requests hold.
+        outputs: What answers hold, in order.
+        max_batch_size: Most rows of one request; 0 where the first axis is none of rows.
+        decoupled: Whether a request may have other than one answer.
+        joined: Whether rows of several requests may share a run.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    decoupled: bool = False
+    joined: bool = True
 
 
 class Cancellation:
@@ -46,6 +89,10 @@ class Cancellation:
             end()
 
 
+class RefusedInputError(ValueError):
+    """A graph was given values that it has no answer to, such as an index that a table has no row for."""
+
+
 class Graph(Protocol):
     """One ONNX graph. May be run from several threads at once.
 
@@ -66,6 +113,72 @@ class Graph(Protocol):
             outputs: Names, in the order wanted.
             feeds: Every input, contiguous.
             cancellation: Ends the run early; it raises then.
+
+        Raises:
+            RefusedInputError: An input holds what the graph has no answer to.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GraphTensor:
+    """An input or output of a graph.
+
+    Attributes:
+        name: Its name.
+        onnx_type: Its type, as onnxruntime names it: "tensor(float)".
+        shape: Its axes: a number for a fixed size, a name for one of any size, None for one without a name.
+        optional: Whether the graph has a value for it when none is given.
+    """
+
+    name: str
+    onnx_type: str
+    shape: tuple[int | str | None, ...]
+    optional: bool = False
+
+
+class TensorGraph(Graph, Protocol):
+    """A graph that tells what its tensors are, and takes and gives every type of them.
+
+    Strings are objects of `str`; BF16 is its 16 bits, as uint16.
+
+    Attributes:
+        input_tensors: Its inputs, the optional ones last.
+        output_tensors: Its outputs.
+    """
+
+    input_tensors: tuple[GraphTensor, ...]
+    output_tensors: tuple[GraphTensor, ...]
+
+
+class BatchModel(Protocol[Source_contra, Wanted_contra, Values]):
+    """A model that answers what it is asked in one run. May be run from several threads at once.
+
+    Attributes:
+        packed: Whether a run costs what it is asked costs; otherwise, its rows times the longest of them.
+    """
+
+    packed: bool
+
+    def run(
+        self,
+        sources: Sequence[Source_contra],
+        wanted: Sequence[Wanted_contra],
+        /,
+        cancellation: Cancellation | None = None,
+    ) -> list[Values]:
+        """Answer several together; each as if it were alone.
+
+        Args:
+            sources: What is read, at least one.
+            wanted: For each, what is wanted of it.
+            cancellation: Ends the run early; it raises then.
+
+        Returns:
+            The answer of each.
+
+        Raises:
+            Exception: It cannot answer one of them.
         """
         ...
 

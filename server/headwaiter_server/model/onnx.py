@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
+# What a server computes is nobody else's business. Where this is not said before the import, newer runtimes open a
+# file in the user's cache folder, and start a thread that outlives every session.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument as _InvalidArgument
 
 from headwaiter_server.errors import BundleError
-from headwaiter_server.model.contract import Array, Cancellation, FloatArray
+from headwaiter_server.model.contract import Array, Cancellation, FloatArray, GraphTensor, RefusedInputError
+from headwaiter_server.model.datatypes import BF16, BY_NAME, BYTES
+from headwaiter_server.pacing import paced
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 
@@ -21,20 +32,42 @@ _SPIN_US = 300
 # Runtimes before this one know no bound, and would go on for milliseconds after the run.
 _BOUNDS_SPINNING = tuple(int(part) for part in RUNTIME_VERSION.split(".")[:2]) >= (1, 26)
 
-# What a server computes is nobody else's business; and on a read-only file system the attempt is logged as an error.
+_BF16, _BYTES = BY_NAME[BF16], BY_NAME[BYTES]
+# Where a graph made of bytes is to look for the files it names, so that it finds none but those it is given.
+_NO_FOLDER = os.devnull
+
+# Every graph that names files with weights has this word in it.
+_FILE_WORD = b"location"
+
+# Runtimes that do not know that variable are told so.
 onnxruntime.disable_telemetry_events()
 
 
 class OnnxGraph:
-    """A graph in an onnxruntime session on the CPU."""
+    """A graph in an onnxruntime session on the CPU; implements `TensorGraph`."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self.inputs = [each.name for each in session.get_inputs()]
-        self.outputs = [each.name for each in session.get_outputs()]
+        given = [_tensor(each) for each in session.get_inputs()]
+        kept = [_tensor(each, optional=True) for each in session.get_overridable_initializers()]
+        self.input_tensors = (*given, *kept)
+        self.output_tensors = tuple(_tensor(each) for each in session.get_outputs())
+        self.inputs = [each.name for each in given]
+        self.outputs = [each.name for each in self.output_tensors]
+        types = {each.name: each.onnx_type for each in (*self.input_tensors, *self.output_tensors)}
+        # numpy has no such numbers: the runtime is to be told of them.
+        self._bf16 = frozenset(name for name, onnx_type in types.items() if onnx_type == _BF16.onnx_type)
 
     @classmethod
-    def load(cls, name: str, graph: bytes, threads: int, *, alone: bool = False) -> OnnxGraph:
+    def load(
+        cls,
+        name: str,
+        graph: bytes,
+        threads: int,
+        *,
+        alone: bool = False,
+        files: Mapping[str, bytes] | None = None,
+    ) -> OnnxGraph:
         """Build a session.
 
         Args:
@@ -42,6 +75,7 @@ class OnnxGraph:
             graph: The bytes of the ONNX file.
             threads: Threads that one run uses.
             alone: Whether nothing else runs beside its runs, so that their threads may take what they can get.
+            files: Files with weights that the graph names. Others it does not get, wherever they lie.
 
         Raises:
             BundleError: onnxruntime refuses the graph.
@@ -58,18 +92,115 @@ class OnnxGraph:
         # the arena stays as large as the largest run has made it, and runs are as fast.
         options.enable_mem_pattern = False
         options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+        if files:
+            _give(options, files)
+        build = partial(_session if files else _session_beside_others, graph, options)
         try:
-            return cls(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
+            opened = cls(paced(build))
         except Exception as error:
             # onnxruntime has a class for each of its status codes, and only RuntimeError's ancestors in common.
             raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+        if opened._bf16 and not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
+            raise BundleError(f"{name} takes or gives BF16, which onnxruntime {RUNTIME_VERSION} cannot be given")
+        # What runs with BF16 has no texts, and what runs with texts gives no BF16.
+        if opened._bf16 and any(
+            each.onnx_type == _BYTES.onnx_type for each in (*opened.input_tensors, *opened.output_tensors)
+        ):
+            raise BundleError(
+                f"{name} has tensors of BF16 and of BYTES, which onnxruntime does not take from Python both"
+            )
+        return opened
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, Array], cancellation: Cancellation | None = None
     ) -> list[FloatArray]:
-        """Compute the named outputs; see `Graph`."""
+        """Compute the named outputs; see `Graph` and `TensorGraph`."""
         options = None
         if cancellation is not None:
             options = onnxruntime.RunOptions()
             cancellation.arm(partial(setattr, options, "terminate", True))
-        return cast("list[FloatArray]", self._session.run(outputs, feeds, options))
+        try:
+            if self._bf16:
+                return self._run_values(outputs, feeds, options)
+            return cast("list[FloatArray]", paced(partial(self._session.run, outputs, feeds, options)))
+        except _InvalidArgument as error:
+            raise RefusedInputError(str(error)) from error
+
+    def _run_values(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], options: onnxruntime.RunOptions | None
+    ) -> list[Array]:
+        of_type, of_numpy = (
+            onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type,
+            onnxruntime.OrtValue.ortvalue_from_numpy,
+        )
+        values = {
+            name: of_type(np.ascontiguousarray(array), _BF16.onnx_number) if name in self._bf16 else of_numpy(array)
+            for name, array in feeds.items()
+        }
+        computed = paced(partial(self._session.run_with_ort_values, outputs, values, options))
+        return [
+            _bits(value) if name in self._bf16 else value.numpy() for name, value in zip(outputs, computed, strict=True)
+        ]
+
+
+def _session(graph: bytes | str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _session_beside_others(graph: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session that is built without holding up others, where that can be had.
+
+    From bytes the runtime reads a graph with the interpreter lock held, for a hundred milliseconds where it has 90 MB,
+    and the session keeps the bytes for good. From a file it does neither: so the bytes become a file in memory that
+    nobody else can reach. A graph that may name further files is left as it is, because beside such a file it would
+    find all that this process has open.
+    """
+    if not hasattr(os, "memfd_create") or _names_files(graph):
+        return _session(graph, options)
+    with os.fdopen(os.memfd_create("graph"), "wb", buffering=0) as file:
+        path = f"/proc/self/fd/{file.fileno()}"
+        try:
+            written, left = 0, memoryview(graph)
+            while written < len(graph):
+                written += file.write(left[written:])
+        except OSError:  # there is a limit on the size of files
+            return _session(graph, options)
+        return _session(path if os.path.exists(path) else graph, options)  # noqa: PTH110 - it is no real path
+
+
+def _names_files(graph: bytes) -> bool:
+    # The C library's search, as Python's own holds the interpreter lock.
+    search = getattr(ctypes.CDLL(None), "memmem", None)
+    if search is None:
+        return _FILE_WORD in graph
+    search.restype = ctypes.c_void_p
+    sizes = ctypes.c_size_t(len(graph)), ctypes.c_size_t(len(_FILE_WORD))
+    return search(ctypes.c_char_p(graph), sizes[0], ctypes.c_char_p(_FILE_WORD), sizes[1]) is not None
+
+
+def _tensor(node: Any, *, optional: bool = False) -> GraphTensor:  # noqa: ANN401 - onnxruntime types it so
+    shape = tuple(None if axis is None or axis == "" else axis for axis in node.shape)
+    return GraphTensor(node.name, node.type, shape, optional)
+
+
+def _give(options: onnxruntime.SessionOptions, files: Mapping[str, bytes]) -> None:
+    """Hand a graph its files from memory, so that it has the bytes that were checked.
+
+    Raises:
+        BundleError: This runtime is too old for it.
+    """
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise BundleError(f"onnxruntime {RUNTIME_VERSION} does not take weights in files of their own from memory")
+    options.add_external_initializers_from_files_in_memory(
+        list(files), list(files.values()), [len(content) for content in files.values()]
+    )
+
+
+def _bits(value: onnxruntime.OrtValue) -> Array:
+    """A copy of a tensor of BF16: the runtime has no way into numpy for it."""
+    shape = value.shape()
+    count = math.prod(shape)
+    if not count:
+        return np.empty(shape, np.uint16)
+    return np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr())).reshape(shape).copy()

@@ -1,5 +1,6 @@
 """A request's way from text to answer, the same for every protocol that asks."""
 
+from headwaiter_server.pipeline.cache import ResponseCache
 from headwaiter_server.pipeline.classification import (
     ClassificationReply,
     ClassificationRequest,
@@ -8,9 +9,18 @@ from headwaiter_server.pipeline.classification import (
 from headwaiter_server.pipeline.core import Core, Reading, Timings
 from headwaiter_server.pipeline.embedding import EmbeddingReply, EmbeddingRequest, embed
 from headwaiter_server.pipeline.generation import GeneratedText, GenerationReply, GenerationRequest, generate
-from headwaiter_server.pipeline.reranking import RankedText, RerankingReply, RerankingRequest, rerank
+from headwaiter_server.pipeline.reranking import (
+    PairsReply,
+    PairsRequest,
+    RankedText,
+    RerankingReply,
+    RerankingRequest,
+    rerank,
+    score_pairs,
+)
 from headwaiter_server.pipeline.spans import Span
 from headwaiter_server.pipeline.tagging import TaggingReply, TaggingRequest, tag
+from headwaiter_server.pipeline.tensors import TensorReply, TensorRequest, infer_tensors
 from headwaiter_server.pipeline.tokenization import TokenizationReply, TokenizationRequest, tokenize
 
 __all__ = [
@@ -21,14 +31,19 @@ __all__ = [
     "GeneratedText",
     "GenerationReply",
     "GenerationRequest",
+    "PairsReply",
+    "PairsRequest",
     "Pipeline",
     "RankedText",
     "Reading",
     "RerankingReply",
     "RerankingRequest",
+    "ResponseCache",
     "Span",
     "TaggingReply",
     "TaggingRequest",
+    "TensorReply",
+    "TensorRequest",
     "Timings",
     "TokenizationReply",
     "TokenizationRequest",
@@ -48,4 +63,6 @@ class Pipeline(Core):
     classify = classify
     tag = tag
     rerank = rerank
+    score_pairs = score_pairs
+    infer_tensors = infer_tensors
     tokenize = tokenize

@@ -56,7 +56,7 @@ class ClassificationReply:
 
 async def classify(core: Core, permit: Permit, terms: Terms, request: ClassificationRequest) -> ClassificationReply:
     """Score each text of a request for each label."""
-    model = core.find(request.model, request.version, bundle_pb2.TASK_CLASSIFY)
+    model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_CLASSIFY)
     started = core.clock()
     texts, seconds, truncate = list(request.texts), list(request.second_texts), request.truncate
     core.hold(permit, texts)

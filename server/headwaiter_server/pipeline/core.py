@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from headwaiter_proto.v1 import bundle_pb2
 
@@ -18,6 +18,8 @@ from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel, task_name
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import FloatArray
+from headwaiter_server.pipeline.cache import ResponseCache, Shelf, Sourced
+from headwaiter_server.pipeline.remembering import Measured, kind_of
 from headwaiter_server.scheduling.admission import Permit
 from headwaiter_server.scheduling.calls import NO_DEADLINE, Call, Pending, Result, Terms
 from headwaiter_server.scheduling.dispatcher import Dispatcher
@@ -32,15 +34,6 @@ _INLINE_TEXTS = 64
 Read = TypeVar("Read")
 
 
-class Sourced(Protocol):
-    """What is asked for one text."""
-
-    @property
-    def source(self) -> Encoding:
-        """The text."""
-        ...
-
-
 Task = TypeVar("Task", bound=Sourced)
 TaskIn = TypeVar("TaskIn", bound=Sourced)
 
@@ -53,38 +46,9 @@ class Lane(Protocol[TaskIn, Result]):
         ...
 
 
-class Measured(Protocol):
-    """What came of one text, as far as its timings go."""
-
-    @property
-    def queue_seconds(self) -> float:
-        """From submission to its first run."""
-        ...
-
-    @property
-    def inference_seconds(self) -> float:
-        """From the start of its first run to the end of its last."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Most rows of any of its runs."""
-        ...
-
-    @property
-    def batch_tokens(self) -> int:
-        """Most tokens of any of its runs."""
-        ...
-
-    @property
-    def batch_id(self) -> int:
-        """Number of its first run."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a call's time went; of several texts the largest of each."""
+    """Where a call's time went; of several texts the largest of each. Answers that were remembered took none."""
 
     tokenize_seconds: float
     queue_seconds: float
@@ -102,7 +66,7 @@ class Timings:
             inference_seconds=max(result.inference_seconds for result in results),
             batch_size=max(result.batch_size for result in results),
             batch_tokens=max(result.batch_tokens for result in results),
-            batch_id=min(result.batch_id for result in results),
+            batch_id=min([result.batch_id for result in results if result.batch_id], default=0),
         )
 
 
@@ -134,12 +98,44 @@ class Answered:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """A model that a call works with; implements `Kept`."""
+
+    model: ServedModel
+
+    def take(self) -> None:
+        """See `Kept`."""
+        self.model.leases.take()
+
+    def release(self) -> None:
+        """See `Kept`."""
+        self.model.leases.release()
+
+
 class Core:
     """Finds models, counts, tokenizes, submits and waits, for every task."""
 
-    def __init__(self, catalog: Catalog, dispatcher: Dispatcher, metrics: Metrics, max_texts: int) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        max_texts: int,
+        cache: ResponseCache | None = None,
+    ) -> None:
+        """Set up.
+
+        Args:
+            catalog: The models.
+            dispatcher: Runs them.
+            metrics: Where what was done is recorded.
+            max_texts: Most texts of a call.
+            cache: Remembers answers; None if none is.
+        """
         self._catalog = catalog
         self._dispatcher = dispatcher
+        self._cache = cache
         self.metrics = metrics
         self.max_texts = max_texts
 
@@ -148,8 +144,30 @@ class Core:
         """The scheduler's clock, on which `Terms` count."""
         return self._dispatcher.clock
 
+    def claim(self, permit: Permit, name: str, version: int, task: bundle_pb2.Task | None = None) -> ServedModel:
+        """The model that a request asks for, kept until the call is over; for work that will run.
+
+        Whoever has claimed a version claims the same model again, although others may find another one by now.
+
+        Args:
+            permit: The call's.
+            name: See `find`.
+            version: See `find`.
+            task: See `find`.
+
+        Raises:
+            UnknownModelError: There is none.
+            InvalidRequestError: It does something else.
+        """
+        for kept in permit.kept:
+            if isinstance(kept, _Claimed) and (kept.model.name, kept.model.version) == (name, version):
+                return _doing(kept.model, task)
+        model = self.find(name, version, task)
+        permit.keep(_Claimed(model))
+        return model
+
     def find(self, name: str, version: int, task: bundle_pb2.Task | None = None) -> ServedModel:
-        """The model that a request asks for.
+        """The model that a request asks for, to look at; before its call is over it may be gone.
 
         Args:
             name: Its name; empty when the server holds exactly one.
@@ -160,10 +178,7 @@ class Core:
             UnknownModelError: There is none.
             InvalidRequestError: It does something else.
         """
-        model = self._catalog.find(name, version)
-        if task is not None and model.manifest.task != task:
-            raise InvalidRequestError("model", f"{model.name!r} is a model to {model.task}, not to {task_name(task)}")
-        return model
+        return _doing(self._catalog.find(name, version), task)
 
     def models(self) -> list[ServedModel]:
         """Every model that is loaded."""
@@ -242,16 +257,50 @@ class Core:
         if terms.deadline <= submitted:
             raise DeadlineExceededError("the deadline passed before the texts were tokenized")
         call: Call[Result] = Call(terms, len(tasks), submitted, asyncio.get_running_loop().create_future())
-        lane.submit([Pending(call, index, task, len(task.source)) for index, task in enumerate(tasks)])
+        if self._cache is None or (shelf := self._cache.shelf(lane)) is None:
+            lane.submit([Pending(call, index, task, len(task.source)) for index, task in enumerate(tasks)])
+        else:
+            submitted = await self._ask(shelf, call, tasks, lane)
         terms.trail.submitted = submitted
         self._dispatcher.wake()
         if terms.deadline == NO_DEADLINE:
-            return await call.future
-        try:
-            async with asyncio.timeout(terms.deadline - submitted):
-                return await call.future
-        except TimeoutError:
-            raise DeadlineExceededError("the deadline passed before the answer was there") from None
+            results = await call.future
+        else:
+            try:
+                async with asyncio.timeout(terms.deadline - submitted):
+                    results = await call.future
+            except TimeoutError:
+                raise DeadlineExceededError("the deadline passed before the answer was there") from None
+        terms.trail.answered = self.clock()
+        return results
+
+    async def _ask(
+        self, shelf: Shelf[Any], call: Call[Result], tasks: Sequence[Task], lane: Lane[Task, Result]
+    ) -> float:
+        """Look for a call's texts among the answers of its model, and submit those that are not there.
+
+        Returns:
+            When they were submitted.
+        """
+        kind = kind_of(tasks[0])
+        characters = sum(map(kind.characters, tasks))
+        digests = await self.read(
+            call.terms.spending, lambda: [kind.digest(task) for task in tasks], len(tasks), characters
+        )
+        call.submitted = submitted = self.clock()
+        shelf.ask(call, tasks, digests, kind, lane.submit)
+        return submitted
+
+
+def _doing(model: ServedModel, task: bundle_pb2.Task | None) -> ServedModel:
+    """A model, if it does what it must.
+
+    Raises:
+        InvalidRequestError: It does something else.
+    """
+    if task is not None and model.manifest.task != task:
+        raise InvalidRequestError("model", f"{model.name!r} is a model to {model.task}, not to {task_name(task)}")
+    return model
 
 
 def _charging_from_thread(spending: Spending, read: Callable[[], Read], loop: asyncio.AbstractEventLoop) -> Read:

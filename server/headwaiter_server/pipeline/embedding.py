@@ -62,7 +62,7 @@ class EmbeddingReply:
 
 async def embed(core: Core, permit: Permit, terms: Terms, request: EmbeddingRequest) -> EmbeddingReply:
     """Turn each text of a request into a vector."""
-    model = core.find(request.model, request.version, bundle_pb2.TASK_EMBED)
+    model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_EMBED)
     described = model.manifest.embedding
     dimensions = _dimensions(described.dimension, request.dimensions)
     normalize = described.normalized if request.normalize is None else request.normalize

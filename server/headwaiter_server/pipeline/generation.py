@@ -55,7 +55,7 @@ class GenerationReply:
 
 async def generate(core: Core, permit: Permit, terms: Terms, request: GenerationRequest) -> GenerationReply:
     """Generate from each text of a request."""
-    model = core.find(request.model, request.version, bundle_pb2.TASK_GENERATE)
+    model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_GENERATE)
     limit = _new_tokens_limit(model, request.max_new_tokens)
     started = core.clock()
     texts = list(request.texts)

@@ -55,7 +55,7 @@ class TaggingReply:
 
 async def tag(core: Core, permit: Permit, terms: Terms, request: TaggingRequest) -> TaggingReply:
     """Label stretches of each text of a request."""
-    model = core.find(request.model, request.version, bundle_pb2.TASK_TAG)
+    model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_TAG)
     started = core.clock()
     texts = list(request.texts)
     core.hold(permit, texts)

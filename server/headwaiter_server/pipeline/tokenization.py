@@ -43,7 +43,7 @@ class TokenizationReply:
 
 async def tokenize(core: Core, permit: Permit, terms: Terms, request: TokenizationRequest) -> TokenizationReply:
     """Turn each text of a request into tokens."""
-    model = core.find(request.model, request.version)
+    model = core.claim(permit, request.model, request.version)
     started = core.clock()
     texts = list(request.texts)
     core.hold(permit, texts)

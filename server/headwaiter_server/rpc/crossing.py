@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 
 from headwaiter_server.errors import InvalidRequestError
+from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.metrics import OTHER, CallFacts, Metrics
+from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.pipeline import Timings
 from headwaiter_server.rpc.status import Metadata
 from headwaiter_server.scheduling.calls import DEFAULT_PRIORITY, NO_DEADLINE, Terms
@@ -18,6 +20,8 @@ Context = grpc.aio.ServicerContext[Any, bytes]
 
 PRIORITY_KEY = "headwaiter-priority"
 FAIRNESS_KEY = "headwaiter-fairness-key"
+# In the trailing metadata of a good answer: how many of its texts, or rows, were remembered or computed for others.
+CACHE_HITS_KEY = "headwaiter-cache-hits"
 MAX_PRIORITY = 16
 _MAX_FAIRNESS_KEY_LENGTH = 256
 # gRPC sends a deadline with two or three digits, rounded up.
@@ -35,6 +39,8 @@ class Crossing:
         terms: What the caller asked of the scheduler.
         model: The model that answers.
         version: Its version.
+        counts: What the model has done, where this call asks it for inference.
+        rows: Rows asked for: texts, or those of the tensors; 0 of a call that asks for no inference.
         texts: Texts answered.
         tokenize_seconds: See `CallFacts`.
         queue_seconds: See `CallFacts`.
@@ -43,11 +49,14 @@ class Crossing:
         batch_tokens: Most tokens of any of its runs.
         unreachable: Whether it was refused because it would have been answered too late.
         span: What is told of it, if it is traced.
+        trailers: What its trailing metadata says when it is answered well.
     """
 
     terms: Terms
     model: str = OTHER
     version: str = ""
+    counts: ModelCounts | None = None
+    rows: int = 0
     texts: int = 0
     tokenize_seconds: float | None = None
     queue_seconds: float | None = None
@@ -56,6 +65,30 @@ class Crossing:
     batch_tokens: int | None = None
     unreachable: bool = False
     span: CallSpan | None = None
+    trailers: Metadata = ()
+
+    def recognize(self, model: ServedModel, rows: int = 0) -> None:
+        """Learn who is asked for how many rows, so that also a call that fails is recorded under it.
+
+        Args:
+            model: The model.
+            rows: Rows that it is to infer; 0 if the call asks for something else.
+        """
+        self.model, self.version = model.name, str(model.version)
+        self.counts, self.rows = model.counts, rows
+
+    def hurry(self, timeout_seconds: float | None, priority: int) -> None:
+        """Learn what the request itself asks of the scheduler; before anything is done for it.
+
+        Args:
+            timeout_seconds: For how long the answer is wanted, if that is shorter than the call may take; None if the
+                request does not say.
+            priority: In place of the metadata's; 0 if the request does not say.
+        """
+        terms = self.terms
+        deadline = NO_DEADLINE if timeout_seconds is None else terms.arrived + timeout_seconds
+        self.terms = replace(terms, deadline=min(deadline, terms.deadline), priority=priority or terms.priority)
+        self.terms.trail.span = self.span
 
     def recorded(self, timings: Timings) -> None:
         """Learn where the time went."""
@@ -74,13 +107,16 @@ class Crossing:
             ended: Now, on the scheduler's clock.
             metrics: Where it is recorded.
         """
+        seconds = ended - self.terms.arrived
+        if self.rows:
+            self._count(code, seconds, ended)
         metrics.call_finished(
             CallFacts(
                 method=method,
                 model=self.model,
                 version=self.version,
                 code=code.name,
-                seconds=ended - self.terms.arrived,
+                seconds=seconds,
                 texts=self.texts,
                 tokenize_seconds=self.tokenize_seconds,
                 queue_seconds=self.queue_seconds,
@@ -93,6 +129,22 @@ class Crossing:
             model = self.model
             self.terms.spending.write_off(lambda seconds: metrics.cpu_wasted(model, reason=reason, seconds=seconds))
         self._finish_span(code, ended)
+
+    def _count(self, code: grpc.StatusCode, seconds: float, ended: float) -> None:
+        """Count a call that asked for inference among those of its model."""
+        counts, trail = self.counts, self.terms.trail
+        if counts is None:
+            return
+        if code is not grpc.StatusCode.OK:
+            counts.failed(seconds)
+            return
+        submitted, started, answered = trail.submitted, trail.started, trail.answered
+        if submitted is None or started is None or answered is None:  # nothing had to run for it
+            counts.remembered(seconds)
+            return
+        counts.answered(self.rows - trail.cache_hits, self.terms.arrived, submitted, started, answered, ended)
+        if trail.cache_misses:
+            counts.cache_miss.add(submitted - (submitted if trail.tokenized is None else trail.tokenized))
 
     def _deadline_met(self, code: grpc.StatusCode, ended: float) -> bool | None:
         if self.terms.deadline == NO_DEADLINE:
@@ -183,3 +235,21 @@ def known_times(crossing: Crossing, now: float) -> Metadata:
             known["inference"] = now - started
     times = tuple((f"headwaiter-{name}-seconds", f"{seconds:.6f}") for name, seconds in known.items())
     return times if trail.batch_id is None else (*times, ("headwaiter-batch-id", str(trail.batch_id)))
+
+
+def timing_trailers(timings: Timings, total_seconds: float) -> Metadata:
+    """Where the time of a call went that is answered well, for its trailing metadata.
+
+    Args:
+        timings: What the pipeline knows.
+        total_seconds: From the server's first sight of the call.
+    """
+    return (
+        ("headwaiter-total-seconds", f"{total_seconds:.6f}"),
+        ("headwaiter-tokenize-seconds", f"{timings.tokenize_seconds:.6f}"),
+        ("headwaiter-queue-seconds", f"{timings.queue_seconds:.6f}"),
+        ("headwaiter-inference-seconds", f"{timings.inference_seconds:.6f}"),
+        ("headwaiter-batch-size", str(timings.batch_size)),
+        ("headwaiter-batch-tokens", str(timings.batch_tokens)),
+        ("headwaiter-batch-id", str(timings.batch_id)),
+    )

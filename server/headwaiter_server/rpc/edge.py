@@ -8,14 +8,24 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 
 import grpc
 
-from headwaiter_server.errors import DeadlineUnreachableError, DrainingError
+from headwaiter_server.errors import DeadlineUnreachableError, DrainingError, InvalidRequestError
 from headwaiter_server.metrics import Metrics
-from headwaiter_server.rpc.crossing import Context, Crossing, cancelled_code, known_times, terms_of
+from headwaiter_server.rpc.crossing import (
+    CACHE_HITS_KEY,
+    Context,
+    Crossing,
+    cancelled_code,
+    known_times,
+    terms_of,
+)
 from headwaiter_server.rpc.status import status_of
-from headwaiter_server.rpc.stream import BeginSpan, MessageStream, OpenMessage
+from headwaiter_server.rpc.stream import BeginSpan, MessageStream, StreamMethod
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 from headwaiter_server.tracing import Tracing
+
+# Of a call that is answered also when the server is full: parsing it must cost next to nothing, whatever is in it.
+_LONGEST_QUESTION_BYTES = 1 << 16
 
 UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
 StreamHandler = Callable[[AsyncIterable[bytes], Context], Awaitable[None]]
@@ -47,14 +57,17 @@ class Edge:
         self._leaving: DrainingError | None = None
         self.clock = clock
 
-    def unary(self, name: str, method: Method) -> UnaryHandler:
+    def unary(self, name: str, method: Method, *, always: bool = False) -> UnaryHandler:
         """A gRPC handler for a method on raw bytes.
 
         Args:
             name: `package.Service/Method`, for metrics.
             method: Parses, computes, serializes; what it raises becomes a status.
+            always: Whether it is answered also when the server is full or ends, as it asks about just that; if its
+                message is short.
         """
         self._metrics.method_offered(name)
+        admit = self._let_in if always else self._admission.admit
 
         async def handle(request: bytes, context: Context) -> bytes:
             started = self.clock()
@@ -64,10 +77,10 @@ class Edge:
             code = grpc.StatusCode.OK
             self._metrics.call_started(name)
             try:
-                with self._admission.admit(len(request)) as permit:
+                with admit(len(request)) as permit:
                     crossing.terms = terms_of(started, context)
                     crossing.terms.trail.span = crossing.span
-                    return await method(request, permit, crossing)
+                    answer = await method(request, permit, crossing)
             except asyncio.CancelledError:
                 code = cancelled_code(crossing, self.clock())
                 raise
@@ -77,19 +90,24 @@ class Edge:
                 crossing.unreachable = isinstance(error, DeadlineUnreachableError)
                 await context.abort(code, status.message, (*status.trailers, *known_times(crossing, self.clock())))
                 raise  # abort never returns
+            else:
+                if hits := crossing.terms.trail.cache_hits:
+                    crossing.trailers += ((CACHE_HITS_KEY, str(hits)),)
+                if crossing.trailers:
+                    context.set_trailing_metadata(crossing.trailers)
+                return answer
             finally:
                 crossing.finish(name, code, self.clock(), self._metrics)
 
         return handle
 
-    def stream(self, name: str, open_message: OpenMessage, most_texts: int) -> StreamHandler:
+    def stream(self, method: StreamMethod) -> StreamHandler:
         """A gRPC handler for a stream of messages, each of which is admitted, answered and recorded like a call.
 
         Args:
-            name: `package.Service/Method`, for metrics.
-            open_message: Parses a message; what it raises ends the stream, as nobody could be told.
-            most_texts: Texts of one stream's unanswered messages from which on no further message is read.
+            method: Whose messages they are.
         """
+        name = method.name
         self._metrics.method_offered(name)
 
         async def handle(requests: AsyncIterable[bytes], context: Context) -> None:
@@ -98,15 +116,13 @@ class Edge:
             try:
                 terms = terms_of(started, context)
                 stream = MessageStream(
-                    name,
-                    open_message,
+                    method,
                     requests,
                     context.write,
                     terms,
                     admission=self._admission,
                     metrics=self._metrics,
                     clock=self.clock,
-                    most_texts=most_texts,
                     begin_span=self._begin_span(name, context),
                 )
                 await self._serve(stream)
@@ -129,6 +145,13 @@ class Edge:
         self._leaving = DrainingError("the server is shutting down", RETRY_SECONDS)
         for stream in self._streams:
             stream.end(self._leaving)
+
+    def _let_in(self, size_bytes: int) -> Permit:
+        if size_bytes > _LONGEST_QUESTION_BYTES:
+            raise InvalidRequestError(
+                "message", f"has {size_bytes} bytes, the limit is {_LONGEST_QUESTION_BYTES} for this method"
+            )
+        return self._admission.let_in(size_bytes)
 
     def _begin_span(self, name: str, context: Context) -> BeginSpan | None:
         """What begins the spans of a stream's messages, which all have the stream's metadata."""

@@ -18,6 +18,7 @@ from headwaiter_server.rpc.edge import Edge, Method
 from headwaiter_server.rpc.messages import parse
 from headwaiter_server.rpc.models import model_info
 from headwaiter_server.rpc.status import Status
+from headwaiter_server.rpc.stream import StreamMethod
 from headwaiter_server.rpc.wire import Counted, check_field_counts, read_number
 from headwaiter_server.scheduling.admission import Permit
 from headwaiter_server.scheduling.calls import Terms
@@ -131,7 +132,7 @@ class InferenceService:
             for name, method in methods.items()
         }
         handlers["EmbedStream"] = grpc.stream_stream_rpc_method_handler(
-            edge.stream(f"{SERVICE_NAME}/EmbedStream", self.open_stream_message, pipeline.max_texts)
+            edge.stream(StreamMethod(f"{SERVICE_NAME}/EmbedStream", self.open_stream_message, pipeline.max_texts))
         )
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
@@ -156,7 +157,7 @@ class InferenceService:
         """Describe one model."""
         message = parse(inference_pb2.GetModelRequest, data)
         model = self._pipeline.find(message.model, message.version)
-        crossing.model, crossing.version = model.name, str(model.version)
+        crossing.recognize(model)
         return inference_pb2.GetModelResponse(model=model_info(model)).SerializeToString()
 
     def open_stream_message(self, data: bytes) -> StreamedEmbedding:
@@ -197,16 +198,15 @@ class InferenceService:
         crossing: Crossing,
     ) -> ResponseType:
         request = task.read(message)
-        self._recognize(request, crossing)
+        self._recognize(request, crossing, len(request.texts))
         reply = await task.run(permit, crossing.terms, request)
         crossing.texts = len(request.texts)
         crossing.recorded(reply.timings)
         return task.write(reply, self._pipeline.clock() - crossing.terms.arrived)
 
-    def _recognize(self, request: _Request, crossing: Crossing) -> None:
+    def _recognize(self, request: _Request, crossing: Crossing, rows: int = 0) -> None:
         """Note the model, so that also a call that fails is recorded under it."""
-        model = self._pipeline.find(request.model, request.version)
-        crossing.model, crossing.version = model.name, str(model.version)
+        crossing.recognize(self._pipeline.find(request.model, request.version), rows)
 
 
 @dataclass(slots=True)

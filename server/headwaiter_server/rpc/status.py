@@ -14,9 +14,14 @@ from headwaiter_server.errors import (
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
+    ModelLoadError,
     OverloadedError,
+    RegionExistsError,
     RequestError,
+    TooManyRegionsError,
     UnknownModelError,
+    UnknownRegionError,
+    UnsupportedError,
 )
 from headwaiter_server.log import get_logger
 
@@ -25,6 +30,11 @@ _log = get_logger(__name__)
 _CODES: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModelError: grpc.StatusCode.NOT_FOUND,
+    UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    ModelLoadError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnknownRegionError: grpc.StatusCode.NOT_FOUND,
+    RegionExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    TooManyRegionsError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OverloadedError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineError: grpc.StatusCode.INTERNAL,
@@ -95,7 +105,7 @@ def _masked(error: Exception) -> Status:
 
 def _explain(error: Exception) -> list[Message]:
     """What a client's program, and not only its user, can act on."""
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, InvalidRequestError | UnsupportedError):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
         return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, OverloadedError) and math.isfinite(error.retry_after_seconds):

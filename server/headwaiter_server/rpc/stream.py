@@ -6,12 +6,12 @@ import asyncio
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
 
-from headwaiter_server.errors import DeadlineUnreachableError, QueueFullError
+from headwaiter_server.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing, cancelled_code
 from headwaiter_server.rpc.status import Status, status_of
@@ -41,12 +41,28 @@ class StreamMessage(Protocol):
         ...
 
 
-OpenMessage = Callable[[bytes], StreamMessage]
 BeginSpan = Callable[[float], CallSpan | None]
 
 
+@dataclass(frozen=True)
+class StreamMethod:
+    """What the streams of one method have in common.
+
+    Attributes:
+        name: `package.Service/Method`, for metrics.
+        open_message: Parses a message; what it raises ends the stream, as nobody could be told.
+        most_texts: Texts of one stream's unanswered messages from which on no further message is read.
+        in_order: Whether answers are written in the order of the messages, and not as they come.
+    """
+
+    name: str
+    open_message: Callable[[bytes], StreamMessage]
+    most_texts: int
+    in_order: bool = False
+
+
 class MessageStream:
-    """Reads messages, has each answered in a task of its own, and writes the answers as they come.
+    """Reads messages, has each answered in a task of its own, and writes the answers as they come, or in order.
 
     A message holds a permit while it is computed. When it is refused for now, nothing is lost and nobody is told: no
     further message is read until it is let in, so that HTTP/2's flow control slows the sender down. A message also
@@ -56,8 +72,7 @@ class MessageStream:
 
     def __init__(
         self,
-        name: str,
-        open_message: OpenMessage,
+        method: StreamMethod,
         requests: AsyncIterable[bytes],
         write: Callable[[bytes], Awaitable[None]],
         terms: Terms,
@@ -65,25 +80,21 @@ class MessageStream:
         admission: Admission,
         metrics: Metrics,
         clock: Callable[[], float],
-        most_texts: int,
         begin_span: BeginSpan | None = None,
     ) -> None:
         """Set up; see `Edge.stream`.
 
         Args:
-            name: `package.Service/Method`, for metrics.
-            open_message: Parses a message.
+            method: What is streamed.
             requests: The messages as bytes.
             write: Sends an answer; called by one task at a time.
             terms: What the caller asked of the scheduler for the whole stream.
             admission: Gives permits.
             metrics: Where messages are recorded.
             clock: The scheduler's clock.
-            most_texts: Texts of unanswered messages from which on no further message is read.
             begin_span: Begins the span of a message that has arrived then, if it is to be traced.
         """
-        self._name = name
-        self._open = open_message
+        self._method = method
         self._requests = requests
         self._write = write
         self._writing = asyncio.Lock()
@@ -91,8 +102,8 @@ class MessageStream:
         self._admission = admission
         self._metrics = metrics
         self._clock = clock
-        self._most_texts = most_texts
         self._begin_span = begin_span
+        self._latest: asyncio.Task[None] | None = None
         self._messages = 0
         self._texts = 0
         self._refused = 0
@@ -133,30 +144,33 @@ class MessageStream:
     async def _read(self, tasks: asyncio.TaskGroup) -> None:
         async for data in self._requests:
             self._messages += 1
-            tasks.create_task(self._serve_message(data, replace(self._terms, arrived=self._clock())))
+            terms = replace(self._terms, arrived=self._clock())
+            task = tasks.create_task(self._serve_message(data, terms, self._latest))
+            if self._method.in_order:
+                self._latest = task
             # The message's first turn: now it is known how many texts it has, and whether there was room for it.
             await asyncio.sleep(0)
-            while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._most_texts:
+            while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._method.most_texts:
                 await self._moved.wait()
 
-    async def _serve_message(self, data: bytes, terms: Terms) -> None:
+    async def _serve_message(self, data: bytes, terms: Terms, before: asyncio.Task[None] | None) -> None:
         message: StreamMessage | None = None
         crossing = Crossing(terms)
         if self._begin_span is not None:
             crossing.span = terms.trail.span = self._begin_span(terms.arrived)
         code = grpc.StatusCode.OK
-        self._metrics.call_started(self._name)
+        self._metrics.call_started(self._method.name)
         try:
             while True:
                 try:
                     with self._admission.admit(len(data)) as permit:
                         if message is None:
-                            message = self._open(data)
+                            message = self._method.open_message(data)
                             self._texts += message.texts
                         answer = await message.answer(permit, crossing)
                         break
                 except QueueFullError as full:
-                    await self._room(full)
+                    await self._room(full, crossing.terms.deadline)
         except asyncio.CancelledError:
             code = cancelled_code(crossing, self._clock())
             raise
@@ -169,10 +183,12 @@ class MessageStream:
                 return
             answer = message.refuse(status)
         finally:
-            crossing.finish(self._name, code, self._clock(), self._metrics)
+            crossing.finish(self._method.name, code, self._clock(), self._metrics)
         texts = message.texts
         # The reader may be slow, and the message a thousand times as long as its answer.
         del data, message
+        if before is not None and not before.done():
+            await asyncio.wait([before])
         try:
             async with self._writing:
                 await self._write(answer)
@@ -184,18 +200,25 @@ class MessageStream:
         self._texts -= texts
         self._wake()
 
-    async def _room(self, full: QueueFullError) -> None:
+    async def _room(self, full: QueueFullError, deadline: float) -> None:
         """Wait until there may be room: one of this stream's messages was answered, or the time that was named passed.
+
+        Args:
+            full: Why there is none.
+            deadline: When the message's answer stops being wanted, as far as that is known.
 
         Raises:
             QueueFullError: There will be none in time.
+            DeadlineExceededError: There was none in time.
         """
         if math.isinf(full.retry_after_seconds):
             raise full
         self._refused += 1
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(full.retry_after_seconds):
+                async with asyncio.timeout(min(full.retry_after_seconds, deadline - self._clock())):
                     await self._moved.wait()
         finally:
             self._refused -= 1
+        if deadline <= self._clock():
+            raise DeadlineExceededError("the deadline passed before there was room for the message")

@@ -72,9 +72,9 @@ def read_number(data: bytes, number: int) -> int:
         for _ in range(_MOST_OTHER_FIELDS):
             if position >= len(data):
                 break
-            tag, start, position = _next_field(data, position)
+            tag, start, position = next_field(data, position)
             if tag == number << 3 | _VARINT:
-                value, _ = _varint(data, start)
+                value, _ = read_varint(data, start)
     except (IndexError, KeyError):
         return 0
     return value % (1 << 64)
@@ -83,7 +83,7 @@ def read_number(data: bytes, number: int) -> int:
 def _count(data: bytes, position: int, end: int, counted: Counted, limit: int, counts: Counter[str]) -> None:
     """Count the fields between two positions, on top of what was counted before."""
     while position < end:
-        tag, start, position = _next_field(data, position)
+        tag, start, position = next_field(data, position)
         number = tag >> 3 if tag & 7 == _LENGTH_DELIMITED else 0  # no field has this number
         name = counted.entries.get(number)
         if name is not None:
@@ -99,7 +99,7 @@ def _count(data: bytes, position: int, end: int, counted: Counted, limit: int, c
             _count(data, start, min(position, end), counted.inside[number], limit, counts)
 
 
-def _next_field(data: bytes, position: int) -> tuple[int, int, int]:
+def next_field(data: bytes, position: int) -> tuple[int, int, int]:
     """The tag of the field at a position, where its value begins, and where the next field does.
 
     Raises:
@@ -108,20 +108,20 @@ def _next_field(data: bytes, position: int) -> tuple[int, int, int]:
     tag = data[position]
     position += 1
     if tag >= _MORE:
-        tag, position = _varint(data, position - 1)
+        tag, position = read_varint(data, position - 1)
     kind = tag & 7
     if kind == _LENGTH_DELIMITED:
         size = data[position]
         position += 1
         if size >= _MORE:
-            size, position = _varint(data, position - 1)
+            size, position = read_varint(data, position - 1)
         return tag, position, position + size
     if kind == _VARINT:
-        return tag, position, _varint(data, position)[1]
+        return tag, position, read_varint(data, position)[1]
     return tag, position, position + _VALUE_BYTES[kind]
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """The number at a position, and the position behind it.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from headwaiter_server.errors import DeadlineExceededError, HeadwaiterError
@@ -37,6 +37,17 @@ class Terms:
     trail: Trail = field(default_factory=Trail, init=False, compare=False, repr=False)
     spending: Spending = field(default_factory=Spending, init=False, compare=False, repr=False)
 
+    def charged_to(self, other: Terms) -> Terms:
+        """These terms, and the trail, of work whose price somebody else pays.
+
+        Args:
+            other: That call's terms.
+        """
+        charged = replace(self)
+        object.__setattr__(charged, "trail", self.trail)
+        object.__setattr__(charged, "spending", other.spending)
+        return charged
+
 
 class Call(Generic[Result]):
     """The one place where a call is answered, exactly once, whatever happens to its texts.
@@ -67,6 +78,19 @@ class Call(Generic[Result]):
     def over(self) -> bool:
         """Whether nobody waits for the answer any more: answered, failed, cancelled."""
         return self.future.done()
+
+    @property
+    def priced_as(self) -> Call[Result]:
+        """The call that was let in for its texts; see `forecast`."""
+        return self
+
+    def wanted(self, now: float) -> bool:
+        """Whether its texts are still worth a run that begins now. Changes nothing: workers ask, too.
+
+        Args:
+            now: Seconds on the scheduler's clock.
+        """
+        return not self.future.done() and self.terms.deadline > now
 
     def dead(self, now: float) -> bool:
         """Whether its texts need not run any more; a call whose deadline has passed is answered here.

@@ -183,6 +183,22 @@ def knee_tokens(cost: RunCost, largest_tokens: int) -> int:
     ]
     # The knee is flat, and a noisy measurement may put it anywhere: what saturates any core is not gone below for it.
     sizes = [tokens for tokens in quick if tokens >= _SATURATING_TOKENS] or quick[-1:] or [smallest]
+    return _knee(cost, sizes)
+
+
+def knee_rows(cost: RunCost, largest_rows: int) -> int:
+    """The budget of a model of tensors: as `knee_tokens`, in rows, of which nothing is known beforehand.
+
+    Args:
+        cost: Of a run, in rows.
+        largest_rows: Largest run that was measured; the budget does not go beyond.
+    """
+    return _knee(
+        cost, [rows for rows in range(1, largest_rows + 1) if cost.of_tokens(rows) <= _LONGEST_RUN_SECONDS] or [1]
+    )
+
+
+def _knee(cost: RunCost, sizes: Sequence[int]) -> int:
     per_token = [(_HAND_OFF_SECONDS + cost.of_tokens(tokens)) / tokens for tokens in sizes]
     best = min(per_token)
     return next(tokens for tokens, each in zip(sizes, per_token, strict=True) if each <= best * (1 + _KNEE))

@@ -118,7 +118,7 @@ class Dispatcher:
         # Of each idle worker, the one that has been for longest first.
         self._idle_since = deque([-math.inf] * workers)
         self._lanes: list[Lane] = []
-        self._holds: list[Hold] = []
+        self._holds: dict[Lane, Hold] = {}
         self._call_later = call_later
         self._timer: Timer | None = None
         self._timer_at = math.inf
@@ -142,7 +142,7 @@ class Dispatcher:
         return self._busy.seconds()
 
     def add_lane(self, lane: Lane, hold: Hold | None = None) -> None:
-        """Serve one more model.
+        """Serve one more model. On the event loop, as all but `busy_seconds`.
 
         Args:
             lane: Its lane.
@@ -150,11 +150,16 @@ class Dispatcher:
         """
         self._lanes.append(lane)
         if hold is not None:
-            self._holds.append(hold)
+            self._holds[lane] = hold
+
+    def remove_lane(self, lane: Lane) -> None:
+        """Serve one model less. Nobody waits for anything of it; a run of it that is under way ends as it would."""
+        self._lanes.remove(lane)
+        self._holds.pop(lane, None)
 
     def end_holds(self) -> None:
         """Keep nothing waiting while a worker is idle, from now on."""
-        for hold in self._holds:
+        for hold in self._holds.values():
             hold.end()
         self.wake()
 
@@ -213,7 +218,7 @@ class Dispatcher:
 
     def _look_again(self) -> None:
         """Have the lanes that keep work waiting asked again when the first of them may want a worker."""
-        at = min(hold.until for hold in self._holds)
+        at = min(hold.until for hold in self._holds.values())
         if at >= self._timer_at:  # the timer is set already, and goes off before
             return
         self._stop_timer()

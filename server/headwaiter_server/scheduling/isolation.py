@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,17 +42,34 @@ def run_isolating(run: Callable[[int, int], None], start: int, stop: int, tries:
     if start == stop:
         return {}
     began = time.thread_time()
-    error: Exception | None = None
-    try:
-        run(start, stop)
-    except Exception as raised:  # noqa: BLE001 - whatever the engine raises, batch-mates are answered
-        error = raised
+    error = _tried(run, start, stop)
     tries.append(Try(start, stop, time.thread_time() - began))
     if error is None:
         return {}
     if stop - start == 1:
         failure = EngineError("the model failed on this input")
+        failure.add_note("".join(traceback.format_exception(error)))
+        _forget_frames(error)
         failure.__cause__ = error
         return {start: failure}
+    _forget_frames(error)
     middle = (start + stop) // 2
     return run_isolating(run, start, middle, tries) | run_isolating(run, middle, stop, tries)
+
+
+def _tried(run: Callable[[int, int], None], start: int, stop: int) -> Exception | None:
+    try:
+        run(start, stop)
+    except Exception as raised:  # noqa: BLE001 - whatever the engine raises, batch-mates are answered
+        return raised
+    return None
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error has passed through, and of the arrays in their variables.
+
+    They refer to their callers, down to those that hold the error: only the garbage collector would find them.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -16,9 +16,23 @@ class Trail:
         submitted: When they began to wait.
         started: When the first run began that held one of them.
         batch_id: Number of that run.
+        answered: When the last of their answers was there.
+        cache_hits: Rows whose answer was remembered, or was on its way for somebody else.
+        cache_misses: Rows that were looked for in the cache, and not found.
     """
 
-    __slots__ = ("batch_id", "span", "started", "submitted", "tokenized", "tokenizing", "tokens")
+    __slots__ = (
+        "answered",
+        "batch_id",
+        "cache_hits",
+        "cache_misses",
+        "span",
+        "started",
+        "submitted",
+        "tokenized",
+        "tokenizing",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.span: CallSpan | None = None
@@ -28,6 +42,9 @@ class Trail:
         self.submitted: float | None = None
         self.started: float | None = None
         self.batch_id: int | None = None
+        self.answered: float | None = None
+        self.cache_hits = 0
+        self.cache_misses = 0
 
     def read(self, began: float, ended: float, tokens: int) -> None:
         """Its texts are tokens now."""

@@ -70,14 +70,14 @@ class TextTokenizer:
         """
         try:
             tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            # A caller who writes "</s>" sends four characters, not the end of the text.
+            tokenizer.encode_special_tokens = True
+            return cls(tokenizer, max_tokens, refused_id)  # which encodes something
         except Exception as error:
             # The library raises bare Exception.
             raise BundleError(f"tokenizer.json: {error}") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        # A caller who writes "</s>" sends four characters, not the end of the text.
-        tokenizer.encode_special_tokens = True
-        return cls(tokenizer, max_tokens, refused_id)
 
     def encode(self, text: str, field: str, *, truncate: bool = False, offsets: bool = False) -> Encoding:
         """Token ids of one text.

@@ -110,7 +110,7 @@ def test_models(headwaiter: Run, server: ScriptedServer) -> None:
         "task": "generate",
         "architecture": "transformer",
         "variant": "fp32",
-        "limits": {"max_source_tokens": 64, "max_new_tokens": 48},
+        "limits": {"max_source_tokens": 64, "max_new_tokens": 48, "max_total_tokens": 0},
         "graph_kind": "padded",
         "labels": [],
         "embedding": None,

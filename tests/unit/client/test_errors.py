@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+import grpc.aio
 import headwaiter
 import pytest
 from google.rpc import error_details_pb2
 from headwaiter import AsyncClient, Client, HeadwaiterError, errors
+from headwaiter.status import told_by_server
 from unit.client.scripted_server import bad_request, refuse, retry_info
 
 if TYPE_CHECKING:
@@ -130,3 +132,30 @@ def test_exceptions_cross_processes() -> None:
     error = headwaiter.InvalidRequestError("message", "texts[0]", "is wrong")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (str(copy), copy.field, copy.description) == ("message", "texts[0]", "is wrong")
+
+
+class _Ending:
+    """A stream whose writing failed before its status had come."""
+
+    def __init__(self, *errors: grpc.RpcError | None) -> None:
+        self.errors = list(errors)
+
+    async def read(self) -> object:
+        error = self.errors.pop(0)
+        if error is not None:
+            raise error
+        return grpc.aio.EOF
+
+
+def aio_error(code: Code, details: str) -> grpc.RpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+async def test_the_servers_status_counts_not_what_grpc_says_of_an_unsent_message() -> None:
+    """It is waited for, until it is there; any other error is the server's own."""
+    unsent, refused = aio_error(Code.INTERNAL, "Internal error from Core"), aio_error(Code.UNAVAILABLE, "leaving")
+    late = _Ending(unsent, None, refused)
+    assert await told_by_server(cast("Any", late), unsent) is refused
+    assert late.errors == []
+    own = aio_error(Code.INTERNAL, "internal error 7f3a")
+    assert await told_by_server(cast("Any", _Ending()), own) is own

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from headwaiter_load.capacity import Search, by_tester, judged
+from headwaiter_load.figures import run_warnings
 from headwaiter_load.results import Goal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,18 @@ def test_a_growing_queue_misses_whatever_the_latency() -> None:
     assert judged(result, GOAL) == ("36 more calls outstanding at the end than at the beginning: the queue grew",)
     steady = dataclasses.replace(run_result(), scheduled=1000, outstanding_at_begin=30, outstanding_at_end=40)
     assert judged(steady, GOAL) == ()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0, 8), (0, 10), (0, 21), (30, 40), (30, 55), (30, 52), (1000, 1080), (5, 2)]
+)
+def test_a_report_says_that_the_queue_grew_when_the_search_does(begin: int, end: int) -> None:
+    """There is one rule; and a closed loop has no queue that could grow."""
+    result = dataclasses.replace(run_result(), scheduled=1000, outstanding_at_begin=begin, outstanding_at_end=end)
+    warned = any("more calls were outstanding" in each for each in run_warnings(result, None))
+    assert warned == bool(judged(result, GOAL))
+    closed = dataclasses.replace(result, settings=dataclasses.replace(result.settings, load="closed"))
+    assert not any("more calls were outstanding" in each for each in run_warnings(closed, None))
 
 
 def test_a_run_without_answers_misses() -> None:

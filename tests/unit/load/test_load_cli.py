@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from headwaiter import cli as client_cli
 from headwaiter_load import cli, results
 from headwaiter_load.results import CapacityResult, RunResult
 from headwaiter_proto.inference import grpc_service_pb2 as inference
@@ -14,6 +15,7 @@ from unit.client.scripted_server import ScriptedServer
 from unit.load import targets
 
 Command = Callable[..., tuple[int, str, str]]
+CONNECTION = {"target", "tls", "ca_file", "cert_file", "key_file", "server_name", "token_file"}
 OPEN = ("run", "--task", "embed", "--rate", "5")
 
 
@@ -94,6 +96,17 @@ def test_what_makes_no_sense_is_refused(load: Command, tmp_path: Path, arguments
     code, out, err = load(*paths)
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
+
+
+@pytest.mark.parametrize("command", ["run", "capacity"])
+def test_the_options_of_the_connection_are_the_clients(command: str) -> None:
+    """By name, kind and words."""
+    own, clients = (
+        {option.name: option.to_info_dict() for option in commands[name].params if option.name in CONNECTION}
+        for commands, name in ((cli.cli.commands, command), (client_cli.cli.commands, "models"))
+    )
+    assert own == clients
+    assert own.keys() == CONNECTION
 
 
 def test_a_run_is_shown_and_saved(load: Command, tmp_path: Path) -> None:
@@ -202,6 +215,7 @@ def test_an_unknown_model_is_told(load: Command, oip_server: ScriptedServer) -> 
     assert err.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_a_search_is_shown_and_saved(load: Command, tmp_path: Path) -> None:
     """Each step is a line while it goes on; all of them are in the file."""
     server = ScriptedServer({"Embed": lambda request, context: b""}).start()

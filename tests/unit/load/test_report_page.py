@@ -134,8 +134,8 @@ def test_the_search_is_shown_with_its_goal(tmp_path: Path) -> None:
         {"axis": "y", "value": 0.1, "label": "goal"},
         {"axis": "x", "value": 300.0, "label": "capacity"},
     ]
-    assert [row[0] for row in page.tables["The search"][1:]] == [f"{n}. doubling" for n in (1, 2, 3, 4)]
-    assert page.tables["The search"][2][-1] == "missed: p99 was 200 ms"
+    assert [row[0] for row in page.tables["Steps of the search"][1:]] == [f"{n}. doubling" for n in (1, 2, 3, 4)]
+    assert page.tables["Steps of the search"][2][-1] == "missed: p99 was 200 ms"
 
 
 @pytest.mark.parametrize(

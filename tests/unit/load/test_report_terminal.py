@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from headwaiter_load import results, units
 from headwaiter_load.cli_report import report
 from headwaiter_load.report import print_result
-from headwaiter_load.results import Result
+from headwaiter_load.results import LimitedBy, Result
 from rich.console import Console
 
 from .recorded_runs import SETTINGS, capacity_of, random_seconds, run_of
@@ -57,6 +58,26 @@ def test_a_search_ends_with_what_it_found() -> None:
     text = _printed(capacity_of(run_of(random_seconds(1, seconds=3))))
     assert "missed: p99 was 200 ms" in text
     assert text.rstrip().endswith("Capacity: 300/s; 320/s was too much.")
+
+
+@pytest.mark.parametrize(
+    ("limited_by", "said"),
+    [
+        ("server", "No rate met the goal, not even 100/s."),
+        ("tester", "Nothing is known of the server: the tester itself could not send 100/s in time."),
+        ("interrupted", "No rate had met the goal when the search was interrupted, not even 100/s."),
+    ],
+)
+def test_a_search_that_found_nothing_says_whose_fault_it_was(limited_by: LimitedBy, said: str) -> None:
+    found = replace(capacity_of(None), capacity_per_second=None, best=None, limited_by=limited_by)
+    assert _printed(found).rstrip().endswith(said)
+
+
+def test_calls_under_way_when_a_run_was_interrupted_are_told() -> None:
+    run = replace(run_of(random_seconds(1)), finished=False)
+    assert "figures of what there was." in _printed(run)
+    assert "without 1,234 calls that were still under way." in _printed(replace(run, left_out=1234))
+    assert "without the one call that was still under way." in _printed(replace(run, left_out=1))
 
 
 def test_narrow_terminals_break_no_words() -> None:

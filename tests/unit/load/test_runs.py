@@ -67,6 +67,7 @@ def run(plan: Plan) -> RunResult:
     return result
 
 
+@pytest.mark.alone
 def test_a_stalled_server_is_charged_for_every_call_it_kept_waiting(serve: Callable[..., ScriptedServer]) -> None:
     """A tenth of the calls fall due in a stall of 0.5 s; one in ten of these waits for 0.45 s and longer.
 
@@ -126,6 +127,27 @@ def test_calls_beyond_the_bound_are_not_sent_and_told(serve: Callable[..., Scrip
     assert result.outstanding_at_end <= 5
 
 
+def test_calls_under_way_at_ctrl_c_are_counted(serve: Callable[..., ScriptedServer]) -> None:
+    """Nothing is known of them, so they count nowhere else; but how many there were is told."""
+    answered, proceed = threading.Semaphore(40), threading.Event()
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if not answered.acquire(blocking=False):
+            proceed.wait(60)
+        return b""
+
+    def watch(progress: Progress) -> None:
+        if progress.answered == 40 and progress.sent >= 47 and not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted = threading.Event()
+    result = run_plan(plan_for(serve(answer), Closed(7), seconds=60.0, warmup_seconds=0.0, load="closed"), watch)
+    proceed.set()
+    assert not result.finished
+    assert (result.scheduled, result.answered, result.left_out) == (40, 40, 7)
+
+
 def test_ctrl_c_gives_what_there_is(serve: Callable[..., ScriptedServer]) -> None:
     """The run ends at once, and its figures are of the time that it had."""
     server = serve(lambda request, context: b"")
@@ -146,6 +168,7 @@ def test_ctrl_c_gives_what_there_is(serve: Callable[..., ScriptedServer]) -> Non
     assert len(result.timeline) <= result.measured_seconds + 1
 
 
+@pytest.mark.alone
 def test_capacity_of_a_known_server_is_found(serve: Callable[..., ScriptedServer]) -> None:
     """A server of 100 calls a second, one after the other, keeps a p99 of 0.2 s up to somewhat below that."""
     server = serve(FixedCapacity(100.0))

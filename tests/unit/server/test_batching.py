@@ -15,7 +15,7 @@ from headwaiter_server.batching.lane import LoneRuns
 from headwaiter_server.batching.task import Answer, CloseReason, RunFacts
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import DeadlineExceededError, DrainingError, EngineError, HeadwaiterError
-from headwaiter_server.model.contract import Cancellation, EncoderModel, FloatArray
+from headwaiter_server.model.contract import Cancellation, EncoderModel, FloatArray, RefusedInputError
 from headwaiter_server.model.encoder import Head, PackedEncoder, PaddedEncoder
 from headwaiter_server.scheduling.calls import Call, Terms
 from headwaiter_server.scheduling.policy import Budget
@@ -325,6 +325,19 @@ async def test_engine_that_always_raises_answers_everybody() -> None:
         model.on_run = lambda: None
         (answer,) = await settled(parts.submit(text(5)))
         assert values(answer) == [[5]]
+
+
+async def test_token_that_the_graph_has_no_answer_to_is_a_failure_of_the_engine() -> None:
+    """Unlike what a caller sends as tensors: tokens are made here, and somebody must be told."""
+
+    def refuse() -> None:
+        raise RefusedInputError("index beyond a table")
+
+    async with encoder_scheduler(MirrorModel(on_run=refuse)) as parts:
+        (answer,) = await settled(parts.submit(text(1)))
+        await parts.quiet()
+        assert isinstance(answer, EngineError)
+        assert [type(failure) for failure in parts.failures] == [RefusedInputError]
 
 
 async def test_too_few_answers_fail_the_run_and_nobody_waits() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from google.protobuf import json_format
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.errors import BundleError
-from headwaiter_server.model.bundle import read_bundle
+from headwaiter_server.model.bundle import digest_of_bundle, read_bundle
 from numpy.typing import NDArray
 
 CONTENTS = {
@@ -147,6 +149,50 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
     assert "cannot be read" in refusal(folder, name)
 
 
+@pytest.mark.parametrize("name", [*USED_BY_FP32, "manifest.json"])
+def test_pipe_is_refused_and_not_waited_for(folder: Path, name: str) -> None:
+    """What would never come to an end is not read."""
+    size = (folder / name).stat().st_size
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert "is no regular file" in refusal(folder, name)
+    # With somebody at its other end, too.
+    writer = os.open(folder / name, os.O_RDWR)
+    os.write(writer, b"x" * min(size, 4096))
+    assert "is no regular file" in refusal(folder, name)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(("name", "most"), [("tokenizer.json", 256 << 20), ("encoder.onnx", (1 << 31) - 1)])
+def test_file_larger_than_any_real_one_is_not_read(folder: Path, name: str, most: int) -> None:
+    """A file of 100 GB, and listed as such, is refused by its size."""
+    with (folder / name).open("wb") as file:
+        file.truncate(100 << 30)
+
+    def alter(manifest: dict[str, Any]) -> None:
+        for entry in (*manifest["files"], *(graph["file"] for graph in manifest["variants"][0]["graphs"])):
+            if entry["name"] == name:
+                entry["sizeBytes"] = str(100 << 30)
+
+    alter_manifest(folder, alter)
+    assert f"has {100 << 30} bytes, the limit is {most}" in refusal(folder, name)
+
+
+def test_huge_manifest_is_not_read(folder: Path) -> None:
+    """A manifest is a page of text; whatever is larger is none."""
+    with (folder / "manifest.json").open("ab") as file:
+        file.truncate(17 << 20)
+    assert "the limit is" in refusal(folder, "manifest.json")
+
+
+def test_digest_names_the_bundle(folder: Path) -> None:
+    """The digest is that of the manifest, and there without reading anything else."""
+    expected = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert read_bundle(folder, "fp32").digest == digest_of_bundle(folder) == expected
+    (folder / "encoder.onnx").unlink()
+    assert digest_of_bundle(folder) == expected
+
+
 @pytest.mark.parametrize("name", USED_BY_FP32)
 def test_symbolic_link_is_refused(folder: Path, name: str) -> None:
     """A link is refused even where it leads to the right bytes: it can lead elsewhere the next time."""
@@ -190,6 +236,14 @@ def test_broken_manifest_is_refused(folder: Path, text: str) -> None:
     refusal(folder, "manifest.json")
     (folder / "manifest.json").write_bytes(b"\xff\xfe")
     refusal(folder, "manifest.json")
+
+
+def test_refusal_can_be_sent_whatever_it_quotes(folder: Path) -> None:
+    """A message that quotes half a surrogate pair, or very much, still fits into a gRPC status."""
+    alter_manifest(folder, lambda manifest: manifest.update(architecture="\ud800"))
+    assert refusal(folder, "manifest.json").encode()
+    alter_manifest(folder, lambda manifest: manifest.update(architecture="x", **{"y" * 10_000: 1}))
+    assert len(refusal(folder, "manifest.json")) < 2000
 
 
 def test_unknown_variant_is_told_with_those_there_are(folder: Path) -> None:
@@ -236,6 +290,19 @@ def test_broken_golden_file_is_refused(folder: Path, content: bytes) -> None:
     """A golden file that is no whole archive is named, though its digest is right."""
     replace_listed(folder, "golden.npz", content)
     refusal(folder, "golden.npz")
+
+
+def test_archive_that_unfolds_to_gigabytes_is_not_unfolded(folder: Path) -> None:
+    """A golden file of a few kilobytes that would fill the memory is refused by what it says of itself."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for index in range(3):
+            file.writestr(f"{index}.npy", b"")
+    content = bytearray(packed.getvalue())
+    for entry in re.finditer(rb"PK\x01\x02", bytes(content)):  # sizes as the archive's own list has them
+        content[entry.start() + 24 : entry.start() + 28] = (500 << 20).to_bytes(4, "little")
+    replace_listed(folder, "golden.npz", bytes(content))
+    assert f"it unfolds to {1500 << 20} bytes" in refusal(folder, "golden.npz")
 
 
 def test_tokenizer_that_is_no_text_is_refused(folder: Path) -> None:

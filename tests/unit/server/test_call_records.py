@@ -23,7 +23,7 @@ from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.status import Status
-from headwaiter_server.rpc.stream import MessageStream
+from headwaiter_server.rpc.stream import MessageStream, StreamMethod
 from headwaiter_server.scheduling.admission import Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 
@@ -134,15 +134,13 @@ async def test_message_of_a_stream_that_would_be_too_late_misses_its_deadline() 
     written: list[bytes] = []
     door = Door()
     stream = MessageStream(
-        METHOD,
-        lambda _: Late(),
+        StreamMethod(METHOD, lambda _: Late(), most_texts=10),
         requests(),
         write,
         Terms(door.clock.now, door.clock.now + 10.0),
         admission=Admission(10, 1000),
         metrics=door.metrics,
         clock=door.clock,
-        most_texts=10,
     )
     await stream.serve()
     assert (written, door.deadlines()) == ([b"UNAVAILABLE"], {"false": 1})

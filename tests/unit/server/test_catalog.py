@@ -15,7 +15,7 @@ NOTHING = cast("Any", None)
 def catalog(*models: tuple[str, int]) -> Catalog:
     result = Catalog()
     for name, version in models:
-        result.add(ServedModel(name, version, "fp32", bundle_pb2.Manifest(), tokenizer=NOTHING, lane=NOTHING))
+        result.add(ServedModel(name, version, "fp32", bundle_pb2.Manifest(), text_tokenizer=NOTHING, lane=NOTHING))
     return result
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.lifecycle.load import Loader
+from headwaiter_server.lifecycle.building import build_model
+from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.model.contract import EncoderModel
 from headwaiter_server.model.encoder import Head, PackedEncoder, PaddedEncoder
@@ -58,11 +60,8 @@ async def test_each_text_gets_its_own_vector_from_the_scheduler(kind: str, minil
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 def test_real_bundle_is_loaded(kind: str, minilm: Mapping[str, Path]) -> None:
     """What the exporter writes passes every check that is made when a model is loaded."""
-    opened: list[EncoderModel] = []
-    loader = Loader(
-        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1),
-        open_generation_lane=lambda *_: pytest.fail("it generates"),
-        open_encoder_lane=lambda _, model: opened.append(model),  # type: ignore[arg-type, return-value]
+    built = build_model(
+        BundleLocation("minilm", 1, minilm[kind]), "fp32", lambda name, graph: OnnxGraph.load(name, graph, 1)
     )
-    model = loader.load(BundleLocation("minilm", 1, minilm[kind]), "fp32")
-    assert (model.task, opened[0].packed) == ("embed", kind == "packed")
+    assert isinstance(built.body, Subject)
+    assert (built.manifest.task, built.body.model.packed) == (bundle_pb2.TASK_EMBED, kind == "packed")

@@ -15,7 +15,7 @@ import pytest
 from headwaiter.cli import cli
 from headwaiter_server.metrics import OTHER, CallFacts, Metrics, definitions, site
 from headwaiter_server.metrics.endpoint import Request, Response, Route
-from headwaiter_server.metrics.live import answer, figures, within
+from headwaiter_server.metrics.live import answer, figures, within, worked_on
 from headwaiter_server.metrics.sampling import ModelSample, Observations, Sample, Sampler
 from headwaiter_server.metrics.situation import ModelFacts, Situation
 from hypothesis import given
@@ -180,9 +180,26 @@ def test_all_models_together_are_the_sum_of_each(counts: list[tuple[int, int, in
 def test_the_share_within_a_bound_is_exact() -> None:
     """The objective is one of the bounds, so no estimate is needed."""
     assert within(BOUNDS, [90, 9, 1, 0], 0.1) == 0.99
-    assert within(BOUNDS, [90, 9, 1, 0], 0.1, refused=80) == 0.95
-    assert within(BOUNDS, [80, 0, 0, 0], 0.1, refused=80) is None
     assert within(BOUNDS, [0, 0, 0, 0], 0.1) is None
+
+
+def test_refused_calls_are_the_shortest_and_count_in_no_latency() -> None:
+    """They are taken from the shortest durations, over as many buckets as it takes; none are left where all were."""
+    assert worked_on([90, 9, 1, 0], 0) == [90, 9, 1, 0]
+    assert worked_on([90, 9, 1, 0], 80) == [10, 9, 1, 0]
+    assert worked_on([3, 9, 1, 0], 5) == [0, 7, 1, 0]
+    assert worked_on([3, 0, 0, 0], 5) == [0, 0, 0, 0]
+
+
+def test_an_overload_does_not_look_fast() -> None:
+    """Quantiles and the share in time are of the same calls: of those that were worked on, however they ended."""
+    worked = replace(durations(0, 50, 50, 0), failed_calls=10, failures={"DEADLINE_EXCEEDED": 10.0})
+    flooded = replace(durations(900, 50, 50, 0), failed_calls=910, failures={**worked.failures, "UNAVAILABLE": 900.0})
+    calm, crowd = (asked([sample(1, m=NOTHING), sample(2, m=each)])["now"] for each in (worked, flooded))
+    assert [crowd[each] for each in ("p50", "p90", "p99")] == [calm[each] for each in ("p50", "p90", "p99")]
+    assert crowd["within_slo"] == calm["within_slo"] == 0.5
+    points = asked([sample(1, m=NOTHING), sample(2, m=flooded)])["points"]
+    assert points["p50"] == [calm["p50"]]
 
 
 def test_the_first_answer_holds_everything_and_the_next_what_is_new() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.load import Loader
-from headwaiter_server.lifecycle.repository import find_bundles
+from headwaiter_server.lifecycle.building import build_model
 from headwaiter_server.model.onnx import OnnxGraph
+
+from .repositories import find_bundles
 
 
 def rename_input(manifest: dict[str, Any]) -> None:
@@ -40,11 +41,6 @@ def test_bundle_that_is_not_understood_does_not_serve(
     manifest = json.loads(path.read_text(encoding="utf-8"))
     alter(manifest)
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    loader = Loader(
-        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1),
-        open_generation_lane=lambda *_: pytest.fail("it serves"),
-        open_encoder_lane=lambda *_: pytest.fail("it serves"),
-    )
     with pytest.raises(BundleError, match=words) as caught:
-        loader.load(location, "fp32")
+        build_model(location, "fp32", lambda name, graph: OnnxGraph.load(name, graph, 1))
     assert str(location.folder) in str(caught.value)

@@ -14,7 +14,9 @@ from google.protobuf import json_format
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.load import Loader
+from headwaiter_server.lifecycle.building import build_model
+from headwaiter_server.lifecycle.catalog import task_name
+from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.model.contract import EncoderModel
 from headwaiter_server.model.onnx import OnnxGraph
@@ -91,8 +93,8 @@ class Made:
         self.golden = golden(task, encodings(LENGTHS))
         self.tokenizer_json = tokenizer_json()
 
-    def load(self) -> tuple[EncoderModel, str]:
-        """The model that the lane is given, and the task that it is served under."""
+    def write(self) -> None:
+        """Write it as it is now, rightly listed."""
         archive = io.BytesIO()
         np.savez(archive, allow_pickle=False, **self.golden)
         contents = {
@@ -109,15 +111,17 @@ class Made:
         self.manifest.ClearField("files")
         self.manifest.files.extend(files.values())
         (self.folder / "manifest.json").write_text(json_format.MessageToJson(self.manifest), encoding="utf-8")
-        given: list[EncoderModel] = []
-        loader = Loader(
-            open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1),
-            open_generation_lane=lambda *_: pytest.fail("it does not generate"),
-            open_encoder_lane=lambda _, model: given.append(model),  # type: ignore[arg-type, return-value]
+
+    def load(self) -> tuple[EncoderModel, str]:
+        """The model that a lane would be given, and the task that it would be served under."""
+        self.write()
+        built = build_model(
+            BundleLocation("small", 1, self.folder),
+            self.manifest.variants[0].name,
+            lambda name, graph: OnnxGraph.load(name, graph, 1),
         )
-        location = BundleLocation("small", 1, self.folder)
-        served = loader.load(location, self.manifest.variants[0].name)
-        return given[0], served.task
+        assert isinstance(built.body, Subject)
+        return built.body.model, task_name(built.manifest.task)
 
     def refusal(self) -> str:
         """Why it is not served; the message says where it lies."""
@@ -155,6 +159,20 @@ def test_golden_texts_may_be_left_out(tmp_path: Path, texts: list[str]) -> None:
     made = Made(tmp_path)
     made.golden["texts"] = np.array(texts, np.str_)
     made.load()
+
+
+def test_configuration_beside_texts_is_not_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a model of texts it says which versions serve; what else it says is told to be without effect."""
+    made = Made(tmp_path)
+    config = made.folder.parent / "config.pbtxt"
+    config.write_text(f'name: "{made.folder.parent.name}" version_policy {{ all {{ }} }}', encoding="utf-8")
+    made.load()
+    assert "model_config_without_effect" not in "".join(capfd.readouterr())
+    config.write_text("max_batch_size: 8", encoding="utf-8")
+    made.load()
+    said = "".join(capfd.readouterr())
+    assert "model_config_without_effect" in said
+    assert "max_batch_size" in said
 
 
 def test_golden_types_may_be_left_out(tmp_path: Path) -> None:
@@ -197,7 +215,10 @@ ALTERED: dict[str, tuple[Callable[[Made], None], str]] = {
     "other shape": (set_golden("unit_embedding", np.ones((4, 9), np.float32)), "an answer of shape (4,) against (9,)"),
     "other graph": (lambda made: setattr(made, "graph", padded_bytes()), "the inputs are input_ids, attention_mask"),
     "no graph": (lambda made: setattr(made, "graph", b"no graph"), "onnxruntime cannot load"),
-    "tensor": (lambda made: setattr(made.manifest, "task", bundle_pb2.TASK_TENSOR), "does not serve tensor models yet"),
+    "tensor": (
+        lambda made: setattr(made.manifest, "task", bundle_pb2.TASK_TENSOR),
+        "limits is set, and a model of tensors has none",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the loader hands to the planner is what can be measured: small real graphs, on the real clock."""
+"""What building hands to the planner is what can be measured: small real graphs, on the real clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.config import ServerSettings
+from headwaiter_server.lifecycle.building import build_model
 from headwaiter_server.lifecycle.calibration import Calibrator
-from headwaiter_server.lifecycle.load import Loader
 from headwaiter_server.lifecycle.memory import MemoryPlan
 from headwaiter_server.lifecycle.planning import Planner, Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
@@ -27,14 +27,11 @@ def test_loaded_encoder_can_be_planned(task: bundle_pb2.Task, kind: bundle_pb2.G
     """The subject is the loaded model, its texts are made of tokens that it knows, its graph opens a second time."""
     made = Made(tmp_path / "small", task, kind)
     made.load()
-    subjects: list[Subject] = []
-    Loader(
-        open_graph=lambda name, graph: OnnxGraph.load(name, graph, 1),
-        open_generation_lane=lambda *_: pytest.fail("it does not generate"),
-        open_encoder_lane=lambda *_: None,  # type: ignore[arg-type]
-        plan_encoder=lambda subject, _: subjects.append(subject),
-    ).load(BundleLocation("small", 1, made.folder), "fp32")
-    (subject,) = subjects
+    built = build_model(
+        BundleLocation("small", 1, made.folder), "fp32", lambda name, graph: OnnxGraph.load(name, graph, 1)
+    )
+    subject = built.body
+    assert isinstance(subject, Subject)
     assert subject.folder == tmp_path / "small"
     text = subject.make_text(50)
     assert len(text) == 50
@@ -43,7 +40,8 @@ def test_loaded_encoder_can_be_planned(task: bundle_pb2.Task, kind: bundle_pb2.G
     planner = Planner(
         settings, Metrics(), MemoryPlan(None), OnnxGraph.load, RUNTIME_VERSION, Calibrator(workers=2), cpus=2
     )
-    plan, lone_model = planner.plan(subject)
+    planned = planner.plan(subject)
+    plan, lone_model = planned.calibration, planned.lone_model
     assert plan.samples
     assert max(each.longest for each in plan.samples) <= subject.longest_tokens
     assert lone_model is not None

@@ -92,7 +92,10 @@ def graph(it: bundle_pb2.Manifest) -> bundle_pb2.Graph:
 
 Alter = Callable[[bundle_pb2.Manifest], object]
 EMBED: Mapping[str, tuple[Alter, str]] = {
-    "tensor": (lambda it: setattr(it, "task", bundle_pb2.TASK_TENSOR), "does not serve tensor models yet"),
+    "tensor": (
+        lambda it: setattr(it, "task", bundle_pb2.TASK_TENSOR),
+        "limits is set, and a model of tensors has none",
+    ),
     "cache": (lambda it: it.kv_cache.SetInParent(), "kv_cache is set"),
     "no embedding": (lambda it: it.ClearField("embedding"), "embedding is not set for a model of TASK_EMBED"),
     "no kind": (lambda it: it.ClearField("graph_kind"), "graphs of kind 0"),

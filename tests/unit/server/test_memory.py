@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.memory import MemoryPlan, container_limit_bytes
+from headwaiter_server.lifecycle.memory import MemoryPlan, container_limit_bytes, resident_bytes, room_bytes
 
 GIB = 1 << 30
 # What cgroup v1 says where there is no limit.
@@ -86,3 +86,15 @@ def test_models_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None
 def test_without_a_limit_everything_fits() -> None:
     """Where nothing bounds the process but the machine, nothing is refused."""
     MemoryPlan(None, lambda: GIB).add("m", run_bytes=1 << 50, taken_bytes=0)
+
+
+def test_room_is_what_the_limit_and_the_machine_leave(tmp_path: Path) -> None:
+    """What may be taken now is bounded by the limit, less what this process holds, and by the memory of the machine."""
+    machine = tmp_path / "meminfo"
+    machine.write_text(f"MemTotal: {64 * GIB >> 10} kB\nMemAvailable:   {8 * GIB >> 10} kB\n")
+    assert room_bytes(None, machine) == 8 * GIB
+    assert room_bytes(512 * GIB, machine) == 8 * GIB
+    assert 0 < room_bytes(resident_bytes() + (1 << 30), machine) <= 2 << 30
+    assert room_bytes(1, machine) == 0
+    # A kernel that does not say: the machine's.
+    assert room_bytes(None, tmp_path / "nothing") == 64 * GIB

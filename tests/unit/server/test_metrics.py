@@ -29,6 +29,11 @@ WATCHED = (
     definitions.EVENT_LOOP_LAG_SECONDS,
     definitions.COST_CORRECTION,
     definitions.MEMORY_LIMIT_BYTES,
+    definitions.MODELS_LOADED,
+    definitions.CACHE_ENTRIES,
+    definitions.CACHE_BYTES,
+    definitions.CACHE_LIMIT_BYTES,
+    definitions.CACHE_EVICTIONS,
 )
 
 NAMES = {
@@ -69,6 +74,16 @@ NAMES = {
     "headwaiter_build_info": "gauge",
     "headwaiter_model_info": "gauge",
     "headwaiter_model_load_duration_seconds": "gauge",
+    "headwaiter_model_loads_total": "counter",
+    "headwaiter_model_load_failing": "gauge",
+    "headwaiter_model_swap_duration_seconds": "histogram",
+    "headwaiter_model_unloads_total": "counter",
+    "headwaiter_models_loaded": "gauge",
+    "headwaiter_cache_requests_total": "counter",
+    "headwaiter_cache_entries": "gauge",
+    "headwaiter_cache_bytes": "gauge",
+    "headwaiter_cache_limit_bytes": "gauge",
+    "headwaiter_cache_evictions_total": "counter",
     "headwaiter_model_memory_bytes": "gauge",
     "headwaiter_memory_limit_bytes": "gauge",
     "headwaiter_cost_correction_ratio": "gauge",
@@ -115,6 +130,11 @@ def everything(metrics: Metrics) -> None:
     metrics.engine_failed("m")
     metrics.model_loaded("m", "1", "fp32", "generate", "transformer")
     metrics.model_cost("m", "1", load_seconds=2.5, memory_bytes=1 << 20)
+    metrics.load_finished("m", loaded=False)
+    metrics.load_failing("m", failing=True)
+    metrics.model_swapped("m", 2.5)
+    metrics.model_unloaded("m", "0")
+    metrics.cache_asked("m", hits=1, misses=1)
     metrics.calibrated("m", **dict.fromkeys(definitions.CALIBRATION, 0.5))
     metrics.build("0.1.0", "1.22")
     for definition in WATCHED:
@@ -310,10 +330,11 @@ def test_objective_is_a_bound_of_every_duration(slo_seconds: float) -> None:
     assert value(metrics, name, method=METHOD, model="other", le=str(slo_seconds)) == 2
     assert value(metrics, "headwaiter_slo_seconds") == slo_seconds
     durations = [name for name, kind in NAMES.items() if kind == "histogram" and name.endswith("_seconds")]
-    assert len(durations) == 8
+    assert len(durations) == 9
     for name in durations:
+        own = definitions.LOAD_SECONDS if name == definitions.MODEL_SWAP_SECONDS.name else definitions.SECONDS
         bounds = re.findall(rf'^{name}_bucket\{{le="([^"]+)",.*model="m"', exposed(metrics), re.MULTILINE)
-        assert [float(bound) for bound in bounds] == sorted({*definitions.SECONDS, slo_seconds, float("inf")})
+        assert [float(bound) for bound in bounds] == sorted({*own, slo_seconds, float("inf")})
 
 
 def test_counters_of_a_loaded_model_begin_at_zero(metrics: Metrics) -> None:

@@ -231,6 +231,7 @@ class Burn:
         raise AssertionError from error
 
 
+@pytest.mark.alone
 async def test_busy_time_and_saturation_are_what_the_engine_has_burned(metrics: Metrics) -> None:
     """By the real clock, two workers, one of them idle half of the time: within 5 % of the sum of what runs took."""
     dispatcher = Dispatcher(2, on_crash=lambda: None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.memory import MemoryPlan
 from headwaiter_server.lifecycle.plan import CalibrationPlan
-from headwaiter_server.lifecycle.planning import Planner, Subject
+from headwaiter_server.lifecycle.planning import Beside, Planner, Subject
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import EncoderModel, FloatArray, Graph
 from headwaiter_server.scheduling.cost import PackedCost
@@ -56,6 +58,7 @@ class Bench:
         self.clock = ThreadClock()
         self.engine = CostlyEncoder(self.clock, lambda lengths: TRUE.seconds(sum(lengths)))
         self.opened: list[int] = []
+        self.beside: Beside | None = None
         self.metrics = Metrics()
 
     def resident(self) -> int:
@@ -83,7 +86,9 @@ class Bench:
             longest_tokens=256,
             make_text=lambda tokens: Encoding([1] * tokens),
         )
-        return Planner(chosen, self.metrics, memory, self.open_graph, RUNTIME, calibrator, self.cpus).plan(subject)
+        self.planner = Planner(chosen, self.metrics, memory, self.open_graph, RUNTIME, calibrator, self.cpus)
+        made = self.planner.plan(subject, self.beside)
+        return made.calibration, made.lone_model
 
     @property
     def measured(self) -> bool:
@@ -260,6 +265,7 @@ def test_plan_is_shown_in_metrics(models: Path) -> None:
     """Budget, terms and lone runs of each model can be scraped."""
     bench = Bench(models)
     plan, _ = bench.plan()
+    bench.planner.show("m", plan)
     text = generate_latest(bench.metrics.registry).decode()
     assert f'headwaiter_calibration_budget_tokens{{model="m"}} {float(plan.budget_tokens)}' in text
     assert f'headwaiter_calibration_lone_tokens{{model="m"}} {float(plan.lone_tokens or 0)}' in text
@@ -267,11 +273,48 @@ def test_plan_is_shown_in_metrics(models: Path) -> None:
         assert f'headwaiter_calibration_{name}{{model="m"}}' in text
 
 
+def test_plan_of_a_model_that_runs_alike_is_taken_over(models: Path) -> None:
+    """Beside models that serve nothing is measured that one of them tells; the shapes are run once to warm them up."""
+    known = Bench(models).plan(calibration="fresh")[0]
+    shutil.rmtree(models / "m" / ".calibration")
+    bench = Bench(models)
+    bench.beside = Beside(known)
+    plan, _ = bench.plan()
+    assert plan == known
+    runs = sorted(sum(lengths) for lengths in bench.engine.runs)
+    assert runs == sorted(each.tokens for each in known.samples if each.tokens <= known.budget_tokens)
+    assert not kept(models / "m" / ".calibration")
+
+
+def test_model_like_no_other_is_measured_gently(models: Path, user_cache: Path) -> None:
+    """Beside models that serve a new one is measured run by run on one thread; that is nothing to remember."""
+    bench = Bench(models)
+    bench.beside = Beside(None)
+    plan, lone_model = bench.plan()
+    assert plan.samples
+    assert lone_model is None
+    assert bench.opened == []
+    assert not kept(models / "m" / ".calibration")
+    assert not kept(user_cache)
+
+
+def test_remembered_plan_wins_over_one_that_is_alike(models: Path) -> None:
+    """What was measured for this very graph is nearer to the truth than what another one takes."""
+    own = Bench(models).plan()[0]
+    bench = Bench(models)
+    bench.beside = Beside(replace(own, budget_tokens=own.budget_tokens + 1))
+    assert bench.plan()[0] == own
+
+
 def test_table_is_for_people(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table is printed where logs are text, and only there."""
-    Bench(models).plan(log_format="json")
+    bench = Bench(models)
+    plan = bench.plan(log_format="json")[0]
+    bench.planner.show("m", plan)
     assert "tokens a run" not in capsys.readouterr().err
-    Bench(models).plan(log_format="text")
+    bench = Bench(models)
+    plan = bench.plan(log_format="text")[0]
+    bench.planner.show("m", plan)
     assert "m: up to" in capsys.readouterr().err
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.load import Loader
-from headwaiter_server.lifecycle.repository import BundleLocation, find_bundles
+from headwaiter_server.config.version_policy import VersionPolicies, VersionPolicy
+from headwaiter_server.errors import BundleError, UnknownModelError
+from headwaiter_server.lifecycle.building import build_model
+from headwaiter_server.lifecycle.repository import BundleLocation, look_up, scan
+
+from .repositories import find_bundles
 
 
 def folders(repository: Path, *names: str) -> Path:
@@ -88,10 +94,95 @@ def test_folder_without_a_version_is_one_model_that_fails(tmp_path: Path) -> Non
         ("lost+found", True),
         ("zeta", False),
     ]
-    loader = Loader(
-        open_graph=lambda *_: pytest.fail("opened"),
-        open_generation_lane=lambda *_: pytest.fail("opened"),
-        open_encoder_lane=lambda *_: pytest.fail("opened"),
-    )
     with pytest.raises(BundleError, match=r"lost\+found holds no version: expected a folder named by"):
-        loader.load(locations[1], "fp32")
+        build_model(locations[1], "fp32", lambda *_: pytest.fail("opened"))
+
+
+def test_name_that_is_no_text_is_left_alone(tmp_path: Path) -> None:
+    """A folder whose name is not UTF-8 is no model: its name could not be sent to anybody."""
+    (tmp_path / "good" / "1").mkdir(parents=True)
+    (tmp_path / os.fsdecode(b"\xff") / "1").mkdir(parents=True)
+    assert [bundle.name for bundle in find_bundles(tmp_path)] == ["good"]
+
+
+def test_every_version_has_a_stamp(tmp_path: Path) -> None:
+    """It changes with names, sizes and times of its own files and of the configuration, and with no other."""
+    repository = folders(tmp_path, "alpha/1", "alpha/2", "beta/1")
+
+    def stamps() -> dict[str, str]:
+        return {
+            f"{each.name}:{each.version}": each.stamp
+            for model in scan(repository)
+            for each in model.bundles(VersionPolicy())
+        }
+
+    def changed(change: Callable[[], object]) -> set[str]:
+        before = stamps()
+        change()
+        return {key for key, stamp in stamps().items() if stamp != before[key]}
+
+    graph = repository / "alpha" / "1" / "model.onnx"
+    assert changed(lambda: graph.write_bytes(b"graph")) == {"alpha:1"}
+    assert changed(lambda: os.utime(graph, ns=(1, 1))) == {"alpha:1"}
+    assert changed(lambda: (repository / "alpha" / "config.pbtxt").write_text("", encoding="utf-8")) == {
+        "alpha:1",
+        "alpha:2",
+    }
+    assert changed((repository / "alpha" / ".calibration").mkdir) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "alpha/1", "alpha/../alpha", "/", "nul\0", "gamma", "back\\slash", "long" * 100]
+)
+def test_only_plain_names_lead_to_models(tmp_path: Path, name: str) -> None:
+    """Whatever a caller gives, nothing but a folder of the repository is looked into."""
+    repository = folders(tmp_path, "alpha/1")
+    assert look_up(repository, "alpha").versions.keys() == {1}
+    with pytest.raises(UnknownModelError):
+        look_up(repository, name)
+
+
+def test_specific_version_that_is_missing_is_a_problem(tmp_path: Path) -> None:
+    """It is listed, and loading it says what is missing; the others are as they are."""
+    model = look_up(folders(tmp_path, "alpha/1"), "alpha")
+    there, missing = model.bundles(VersionPolicy(specific=(1, 9)))
+    assert not there.problem
+    assert missing.problem.endswith("alpha holds no version 9")
+
+
+def test_link_that_leads_nowhere_is_no_model(tmp_path: Path) -> None:
+    """Not even where the system cannot follow it: the models beside it are as they are."""
+    repository = folders(tmp_path, "alpha/1")
+    (repository / "beyond").symlink_to("long" * 100)
+    (repository / "alpha" / "2").symlink_to("long" * 100)
+    (model,) = scan(repository)
+    assert (model.name, set(model.versions)) == ("alpha", {1})
+
+
+def test_model_that_cannot_be_looked_at_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is listed with the reason, and the models beside it are as they are."""
+    repository = folders(tmp_path, "alpha/1", "beta/1")
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path.name == "beta":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert [(each.name, each.problem) for each in scan(repository)] == [
+        ("alpha", ""),
+        ("beta", f"{repository / 'beta'} cannot be read: Permission denied"),
+    ]
+
+
+def test_numbers_beyond_those_of_versions_choose_what_there_is(tmp_path: Path) -> None:
+    """A configuration may hold all that its messages can: every version, or one that is not there."""
+    model = look_up(folders(tmp_path, "alpha/1"), "alpha")
+
+    def problems(policy: str) -> list[str]:
+        (model.folder / "config.pbtxt").write_text(f"version_policy {{ {policy} }}", encoding="utf-8")
+        return [each.problem for each in model.bundles(model.policy(VersionPolicies()))]
+
+    assert problems(f"latest {{ num_versions: {2**32 - 1} }}") == [""]
+    assert problems(f"specific {{ versions: {2**63 - 1} }}") == [f"{model.folder} holds no version {2**63 - 1}"]

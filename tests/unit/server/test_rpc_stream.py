@@ -13,7 +13,7 @@ from headwaiter_server.errors import DrainingError, InvalidRequestError, QueueFu
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing
 from headwaiter_server.rpc.status import Status
-from headwaiter_server.rpc.stream import MOST_MESSAGES, MessageStream
+from headwaiter_server.rpc.stream import MOST_MESSAGES, MessageStream, StreamMethod
 from headwaiter_server.scheduling.admission import Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 
@@ -35,6 +35,9 @@ class Message:
             raise InvalidRequestError("texts[0]", "is bad")
         if self.name == "never":
             raise QueueFullError("no room in time", math.inf)
+        if self.name == "hasty":
+            crossing.hurry(0.0, 0)
+            raise QueueFullError("no room for an hour", 3600.0)
         if self.name == "crowded" and not self.stream.everything_opened:
             raise QueueFullError("no room for an hour", 3600.0)
         self.stream.begun.append(self.name)
@@ -60,19 +63,18 @@ class Streaming:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     messages: list[weakref.ref[Message]] = field(default_factory=list)
     everything_opened: bool = False
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         self.reading.set()
         self.stream = MessageStream(
-            METHOD,
-            self.open,
+            StreamMethod(METHOD, self.open, MOST_TEXTS, in_order=self.in_order),
             self.requests(),
             self.write,
             self.terms,
             admission=self.admission,
             metrics=self.metrics,
             clock=asyncio.get_running_loop().time,
-            most_texts=MOST_TEXTS,
         )
         self.task = asyncio.create_task(self.stream.serve())
 
@@ -269,6 +271,20 @@ async def test_message_that_never_gets_room_in_time_is_refused() -> None:
     assert sorted(it.written) == ["a", "never: UNAVAILABLE: no room in time"]
 
 
+async def test_message_waits_for_room_no_longer_than_it_may() -> None:
+    """Also a limit that a message names itself ends its wait, and the stream goes on."""
+    it = Streaming(terms=Terms(asyncio.get_running_loop().time()))
+    it.open_all()
+    it.send("hasty", "a")
+    await turns()
+    assert sorted(it.written) == [
+        "a",
+        "hasty: DEADLINE_EXCEEDED: the deadline passed before there was room for the message",
+    ]
+    it.half_close()
+    await it.task
+
+
 async def test_end_answers_what_was_let_in() -> None:
     """A stream that is told to end answers what it holds, reads no further, and says why."""
     it = Streaming()
@@ -334,3 +350,49 @@ async def test_cancelled_stream_leaves_nothing_behind() -> None:
     assert (it.admission.calls, it.in_flight()) == (0, 0)
     assert it.recorded("OK") == 1
     assert it.recorded("CANCELLED") == it.taken - 1
+
+
+async def test_answers_in_order() -> None:
+    """Where the order is promised, an answer waits for those before it, refusals among them; but it holds no place."""
+    it = Streaming(in_order=True)
+    it.send("a", "bad", "b", "c")
+    it.half_close()
+    await turns()
+    assert it.begun == ["a", "b", "c"]
+    it.opened("c").set()
+    it.opened("b").set()
+    await turns()
+    assert (it.written, it.admission.calls) == ([], 1)
+    assert [message() for message in it.messages[1:]] == [None] * 3
+    it.opened("a").set()
+    await it.task
+    assert it.written == ["a", "bad: INVALID_ARGUMENT: texts[0]: is bad", "b", "c"]
+
+
+async def test_many_answers_in_order() -> None:
+    """Also of more messages than may be unanswered, which become ready in any order."""
+    it = Streaming(in_order=True)
+    names = [f"m{index}" for index in range(3 * MOST_MESSAGES)]
+    it.send(*names)
+    it.half_close()
+    await turns()
+    assert it.taken == MOST_MESSAGES
+    for name in reversed(names[1:MOST_MESSAGES]):
+        it.opened(name).set()
+        await turns()
+    assert (it.written, it.taken) == ([], MOST_MESSAGES)
+    it.open_all()
+    await it.task
+    assert it.written == names
+
+
+async def test_cancelled_stream_in_order_leaves_nothing_behind() -> None:
+    """Answers that wait for their turn are given up."""
+    it = Streaming(in_order=True)
+    it.send("a", "b")
+    it.opened("b").set()
+    await turns()
+    it.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await it.task
+    assert (it.admission.calls, it.in_flight(), it.written) == (0, 0, [])

@@ -21,6 +21,11 @@ Detail = TypeVar("Detail", bound=Message)
 EXPECTED: list[tuple[errors.RequestError, grpc.StatusCode]] = [
     (errors.InvalidRequestError("texts[3]", "is empty"), Code.INVALID_ARGUMENT),
     (errors.UnknownModelError("no model 'x'"), Code.NOT_FOUND),
+    (errors.UnknownRegionError("no region 'x'"), Code.NOT_FOUND),
+    (errors.UnsupportedError("parameters[sequence_id]", "asks for a sequence"), Code.UNIMPLEMENTED),
+    (errors.ModelLoadError("model 'x' failed to load"), Code.FAILED_PRECONDITION),
+    (errors.RegionExistsError("region 'x' exists"), Code.ALREADY_EXISTS),
+    (errors.TooManyRegionsError("1024 regions"), Code.RESOURCE_EXHAUSTED),
     (errors.QueueFullError("full", 0.25), Code.UNAVAILABLE),
     (errors.DeadlineUnreachableError("in 2 s", math.inf), Code.UNAVAILABLE),
     (errors.DrainingError("shutting down", 1.0), Code.UNAVAILABLE),

@@ -19,6 +19,7 @@ from headwaiter_server.config import ServerSettings
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
 from headwaiter_server.metrics import Metrics
+from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.pipeline import Pipeline
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.inference import SERVICE_NAME, InferenceService
@@ -111,13 +112,13 @@ async def serving(
     metrics, tokenizer, catalog = Metrics(), NumberTokenizer(), Catalog()
     dispatcher = Dispatcher(1, on_crash=lambda: None)
     admission = Admission(100, 1 << 20)
-    loader = Wiring(settings, dispatcher, Forecast(1), metrics, None).loader()
+    wiring = Wiring(settings, dispatcher, Forecast(1), metrics, None)
     manifest = bundle_pb2.Manifest(
         limits=bundle_pb2.Limits(max_new_tokens=100), embedding=bundle_pb2.Embedding(dimension=2, normalized=True)
     )
     for name, lane, task in (
-        (EMBED, loader.open_encoder_lane(EMBED, encoder), bundle_pb2.TASK_EMBED),
-        (GENERATE, loader.open_generation_lane(GENERATE, generator), bundle_pb2.TASK_GENERATE),
+        (EMBED, wiring.open_encoder_lane(EMBED, encoder, ModelCounts()), bundle_pb2.TASK_EMBED),
+        (GENERATE, wiring.open_generation_lane(GENERATE, generator, ModelCounts()), bundle_pb2.TASK_GENERATE),
     ):
         mine = bundle_pb2.Manifest(task=task)
         mine.MergeFrom(manifest)

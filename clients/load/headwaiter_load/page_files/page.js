@@ -141,6 +141,7 @@
       ctx.save();
       ctx.font = `${12 * ratio}px system-ui, sans-serif`;
       ctx.strokeStyle = ctx.fillStyle = color("soft");
+      ctx.textBaseline = "bottom";
       ctx.setLineDash([3 * ratio, 3 * ratio]);
       for (const mark of plot.marks) {
         const at = u.valToPos(mark.value, mark.axis, true);
@@ -149,7 +150,7 @@
           ctx.moveTo(bbox.left, at);
           ctx.lineTo(bbox.left + bbox.width, at);
           ctx.textAlign = "left";
-          ctx.fillText(mark.label, bbox.left + 6 * ratio, at - 5 * ratio);
+          ctx.fillText(mark.label, bbox.left + 6 * ratio, at - 3 * ratio);
         } else {
           ctx.moveTo(at, bbox.top);
           ctx.lineTo(at, bbox.top + bbox.height);

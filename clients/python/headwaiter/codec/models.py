@@ -56,7 +56,11 @@ def _model_info(model: inference_pb2.ModelInfo) -> ModelInfo:
         task=_TASKS.get(model.task, Task.UNKNOWN),
         architecture=model.architecture,
         variant=model.variant,
-        limits=Limits(max_source_tokens=model.limits.max_source_tokens, max_new_tokens=model.limits.max_new_tokens),
+        limits=Limits(
+            max_source_tokens=model.limits.max_source_tokens,
+            max_new_tokens=model.limits.max_new_tokens,
+            max_total_tokens=model.limits.max_total_tokens,
+        ),
         graph_kind=_GRAPH_KINDS.get(model.graph_kind, GraphKind.UNKNOWN),
         labels=tuple(model.labels),
         embedding=_embedding(model.embedding) if model.HasField("embedding") else None,

@@ -36,6 +36,8 @@ class GraphKind(StrEnum):
     """Rows of one batch, padded to the longest."""
     PACKED = "packed"
     """Tokens of all texts end to end, without padding."""
+    CACHED = "cached"
+    """A row for each text, each at its own place of a key/value cache, without padding."""
     UNKNOWN = "unknown"
     """A way that this version of the client does not know."""
 
@@ -57,10 +59,13 @@ class Limits:
     Attributes:
         max_source_tokens: Longest source text.
         max_new_tokens: Most tokens generated for one text, the end-of-sequence token included.
+        max_total_tokens: Most tokens of a text and what is generated from it, together; 0 where they do not share
+            positions.
     """
 
     max_source_tokens: int
     max_new_tokens: int
+    max_total_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ export const CHARTS = [
   {
     id: "latency",
     title: "Latency",
-    unit: "of calls, logarithmic",
+    unit: "of calls worked on, logarithmic",
     size: "large",
     series: [
       { key: "p50", label: "p50", colour: "ramp-1", format: seconds },

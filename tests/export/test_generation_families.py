@@ -1,4 +1,4 @@
-"""Every decoder-only family goes on with texts as transformers' `generate` does, together and from any place."""
+"""Every family that generates goes on with texts as transformers' `generate` does, together and from any place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headwaiter_export import Options, errors, export_checkpoint
 from headwaiter_export.generation import cached
 from headwaiter_export.generation.gate import Continuation, held
 from headwaiter_export.generation.graph import CacheShape
-from headwaiter_export.generation.runtime import CachedRows, generate
+from headwaiter_export.generation.runtime import CachedRows, DecoderOnly, EncoderDecoder, generate
 from headwaiter_export.runtime import Graph
 from headwaiter_proto.v1 import bundle_pb2
 from tokenizers import Tokenizer, pre_tokenizers
@@ -24,8 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 pytestmark = pytest.mark.torch
 
-VOCAB = 96
-ENDS = (2, 11, 23, 57, 60, 81)
+VOCAB = 300
+ENDS = (2, 11, 23, 57, 60, 81, 120, 147, 176, 203, 222, 250, 271)
 SMALL = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -46,7 +46,35 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# gpt_neox stands for those that nobody thought of.
+TRANSLATORS = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 80,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "tie_word_embeddings": False,
+}
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "n_positions": 80,
+    "decoder_start_token_id": 0,
+    "tie_word_embeddings": False,
+}
+# gpt_neox and pegasus stand for those that nobody thought of.
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": GPT2,
     "gpt_neox": SMALL,
@@ -54,6 +82,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": SMALL | {"num_key_value_heads": 2, "sliding_window": 6},
     "qwen2": SMALL | {"num_key_value_heads": 1},
     "qwen3": SMALL | {"num_key_value_heads": 2, "head_dim": 16},
+    "t5": T5,
+    "mt5": T5 | {"feed_forward_proj": "gated-gelu"},
+    "bart": TRANSLATORS,
+    "marian": TRANSLATORS,
+    "pegasus": TRANSLATORS,
     "gemma2": SMALL | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 6},
 }
 
@@ -61,15 +94,28 @@ FAMILIES: dict[str, dict[str, Any]] = {
 Exported = Callable[[str], tuple[Path, bundle_pb2.Manifest]]
 
 
+# Spreads of random weights with which models do not go in circles: embeddings, attention to the source, all others.
+SPREADS = {"t5": (0.3, 0.4, 0.3), "mt5": (0.3, 0.3, 0.3), "bart": (0.1, 1.0, 0.2)}
+SPREADS |= {"marian": (1.0, 1.0, 0.1), "pegasus": (1.0, 1.5, 0.1)}
+
+
+def _spread(family: str, name: str) -> float:
+    embeddings, to_source, others = SPREADS.get(family, (0.1, 0.35, 0.35))
+    if any(part in name for part in ("embed_", "wte", "shared")):
+        return embeddings
+    return to_source if "encoder_attn" in name or "EncDecAttention" in name else others
+
+
 def save_decoder(folder: Path, family: str) -> Path:
     """A checkpoint folder of a small random model that does not repeat itself."""
     torch.manual_seed(1)
     config = transformers.AutoConfig.for_model(family, **FAMILIES[family])
-    model: Any = transformers.AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    model: Any = kind.from_config(config).eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for name, weights in model.named_parameters():
-            if weights.ndim > 1:  # so wide that what was read decides what comes
-                weights.normal_(0.0, 0.1 if any(part in name for part in ("embed_", "wte")) else 0.35)
+            if weights.ndim > 1:
+                weights.normal_(0.0, _spread(family, name))
     model.generation_config.eos_token_id = list(ENDS)
     model.save_pretrained(folder)
     words = {f"w{number}": number for number in range(VOCAB)}
@@ -99,37 +145,38 @@ def test_family_goes_on_as_generate_does(exported: Exported, family: str) -> Non
     assert manifest.task == bundle_pb2.TASK_GENERATE
     assert manifest.graph_kind == bundle_pb2.GRAPH_KIND_CACHED
     assert manifest.architecture == family
-    assert manifest.limits.max_total_tokens == 80
+    together = manifest.limits.max_total_tokens
+    assert together == (0 if FAMILIES[family] in (T5, TRANSLATORS) or family == "mt5" else 80)
     parity = manifest.variants[0].parity
     assert parity.texts_identical == parity.texts_compared >= 195
     assert max(point.max_abs_diff for point in parity.points) <= 1e-4
     golden = np.load(bundle / "golden.npz", allow_pickle=False)
     assert len(golden["source_ids"]) == 16
-    graph, shape = _opened(bundle, manifest)
+    graphs = _opened(bundle, manifest)
     generator = np.random.default_rng(7)
-    texts = [generator.integers(0, VOCAB, length).tolist() for length in range(1, 41) for _ in range(3)]
-    tokens, _ = generate(graph, shape, texts, limit=30, ends=frozenset(ENDS), chunk=9)
+    texts = [generator.integers(0, VOCAB, length).tolist() for length in range(1, 41) for _ in range(6)]
+    tokens, _ = generate(graphs, texts, limit=30, ends=frozenset(ENDS), chunk=9)
     assert len({token for row in tokens for token in row}) >= 50
     assert len({len(row) for row in tokens}) > 5
 
 
 def test_rows_leave_one_another_alone(exported: Exported) -> None:
     """A text gives the same tokens and the same logits alone, beside others, and in pieces of any length."""
-    graph, shape = _opened(*exported("mistral"))
+    graphs = _opened(*exported("mistral"))
     generator = np.random.default_rng(3)
     texts = [generator.integers(0, VOCAB, length).tolist() for length in (1, 30, 7, 12, 2)]
-    together, logits = generate(graph, shape, texts, limit=20, ends=frozenset(), chunk=5)
+    together, logits = generate(graphs, texts, limit=20, ends=frozenset(), chunk=5)
     for at, text in enumerate(texts):
         for chunk in (1, 4, 64):
-            (alone,), (own,) = generate(graph, shape, [text], limit=20, ends=frozenset(), chunk=chunk)
+            (alone,), (own,) = generate(graphs, [text], limit=20, ends=frozenset(), chunk=chunk)
             assert alone == together[at]
             np.testing.assert_allclose(own, logits[at], atol=1e-5)
 
 
 def test_the_cache_is_written_in_place(exported: Exported) -> None:
     """A step changes one column of each row's cache, and nothing else of it."""
-    graph, shape = _opened(*exported("llama"))
-    rows = CachedRows(graph, shape, rows=3, capacity=20)
+    graphs = _opened(*exported("llama"))
+    rows = CachedRows(graphs.decoder, graphs.shape, rows=3, capacity=20)
     for row, length in enumerate((4, 9, 1)):
         rows.prefill(row, list(range(length)), 64)
     before = {name: kept.copy() for name, kept in rows.kept.items()}
@@ -160,15 +207,6 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
     """A model that goes on with texts judges none, and what was asked for is named."""
     with pytest.raises(errors.UnknownArchitectureError, match="no head to classify"):
         export_checkpoint(save_decoder(tmp_path / "gpt2", "gpt2"), tmp_path / "m" / "1", Options(task="classify"))
-
-
-def test_models_with_an_encoder_are_refused(tmp_path: Path) -> None:
-    """T5 is not exported as if it had no encoder."""
-    folder = tmp_path / "t5"
-    config = transformers.T5Config(vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
-    with pytest.raises(errors.UnknownArchitectureError, match="have an encoder"):
-        export_checkpoint(folder, tmp_path / "m" / "1", Options(task="generate"))
 
 
 def test_attention_that_wants_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +243,10 @@ def test_ties_are_not_compared_further() -> None:
         held(found, wanted, 1e-6)
 
 
-def _opened(bundle: Path, manifest: bundle_pb2.Manifest) -> tuple[Graph, CacheShape]:
+def _opened(bundle: Path, manifest: bundle_pb2.Manifest) -> DecoderOnly | EncoderDecoder:
     kept = manifest.kv_cache
-    return Graph(bundle / "decoder.onnx"), CacheShape(kept.num_layers, kept.num_heads, kept.head_dim)
+    shape = CacheShape(kept.num_layers, kept.num_heads, kept.head_dim)
+    decoder = Graph(bundle / "decoder.onnx")
+    if manifest.limits.max_total_tokens:
+        return DecoderOnly(decoder, shape)
+    return EncoderDecoder(Graph(bundle / "encoder.onnx"), decoder, shape, manifest.special_tokens.bos_id)

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: `inference.GRPCInferenceService`, as Triton speaks it."""
