@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,22 @@ from headwaiter_server.model.files import read_file
 
 CONFIG_FILE: Final = "config.pbtxt"
 DEFAULT_MODEL_FILE: Final = "model.onnx"
+
+_NO_SUCH_FIELD: Final = re.compile(r'has no field named "(\w+)"')
+# Fields of the protocol's configuration that our messages leave out.
+_NOT_OURS: Final = frozenset(
+    {
+        "cc_model_filenames",
+        "ensemble_scheduling",
+        "metric_tags",
+        "model_metrics",
+        "model_operations",
+        "model_repository_agents",
+        "model_warmup",
+        "optimization",
+        "sequence_batching",
+    }
+)
 
 # Far beyond any real one; it is parsed in the server itself, at a megabyte a second.
 _MOST_BYTES: Final = 1 << 20
@@ -113,7 +130,7 @@ def parse_setup(text: bytes, model: str) -> ModelSetup:
     try:
         text_format.Parse(text.decode(), config)
     except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise _WrongSetupError(str(error) or type(error).__name__) from error
+        raise _WrongSetupError(_in_words(error)) from error
     ignored = []
     for field, value in _fields("", config):
         rule = _RULES.get(field)
@@ -139,6 +156,15 @@ def parse_setup(text: bytes, model: str) -> ModelSetup:
         cached=config.response_cache.enable if config.HasField("response_cache") else None,
         ignored=tuple(dict.fromkeys(ignored)),
     )
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a text that is no configuration; a field that we have no place for is named like others."""
+    unknown = _NO_SUCH_FIELD.search(str(error))
+    if unknown is None:
+        return str(error) or type(error).__name__
+    field = unknown[1]
+    return f"{field}: {'this server does not do that' if field in _NOT_OURS else 'there is no such field'}"
 
 
 def _fields(prefix: str, message: Message) -> Iterator[tuple[str, Any]]:

@@ -218,6 +218,7 @@ class Planner:
             return beside.alike or self._measured_gently(subject), None, 0
         lone_model = self._open(subject, key.lone_threads) if key.lone_threads > threads else None
         make_text, asked = subject.make_text, subject.asked
+        _log.info("model_calibrating", model=subject.name)  # takes some seconds, in which nothing else is said
         plan = self.calibrator.measure(subject.model, lone_model, subject.longest_tokens, make_text, asked)
         if plan.scatter <= _MOST_SCATTER:
             keep(folders, key, plan)

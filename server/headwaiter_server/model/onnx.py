@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -41,6 +42,10 @@ _FILE_WORD = b"location"
 
 # Runtimes that do not know that variable are told so.
 onnxruntime.disable_telemetry_events()
+
+
+# Under which a graph is given to onnxruntime; means nothing to anybody else.
+_MEMORY_FILE = re.compile(r"/proc/self/fd/\d+")
 
 
 class OnnxGraph:
@@ -100,7 +105,8 @@ class OnnxGraph:
             opened = cls(paced(build))
         except Exception as error:
             # onnxruntime has a class for each of its status codes, and only RuntimeError's ancestors in common.
-            raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+            reason = _MEMORY_FILE.sub("it", str(error))
+            raise BundleError(f"onnxruntime cannot load {name}: {reason}") from error
         if opened._bf16 and not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
             raise BundleError(f"{name} takes or gives BF16, which onnxruntime {RUNTIME_VERSION} cannot be given")
         # What runs with BF16 has no texts, and what runs with texts gives no BF16.

@@ -76,9 +76,9 @@ def test_field_is_followed_or_told_of(config: str, expected: dict[str, Any], tmp
     ("config", "message"),
     [
         ("nonsense", "config.pbtxt: .*nonsense"),
-        ("optimization {}", 'no field named "optimization"'),
-        ("sequence_batching {}", 'no field named "sequence_batching"'),
-        ("ensemble_scheduling {}", 'no field named "ensemble_scheduling"'),
+        ("optimization {}", "optimization: this server does not do that"),
+        ("sequence_batching {}", "sequence_batching: this server does not do that"),
+        ("ensemble_scheduling {}", "ensemble_scheduling: this server does not do that"),
         ('name: "other"', "name: is 'other', the folder is 'm'"),
         ('platform: "tensorrt_plan"', "platform: is 'tensorrt_plan', this server runs onnxruntime_onnx"),
         ('backend: "python"', "backend: is 'python', this server runs onnxruntime"),
@@ -227,4 +227,20 @@ def test_configuration_that_cannot_be_looked_at_is_a_problem_of_its_model(
 
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(BundleError, match=r"config\.pbtxt cannot be read: Permission denied"):
+        read_setup(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optimization { graph { level: 1 } }", "optimization: this server does not do that"),
+        ("model_warmup { name: 'w' }", "model_warmup: this server does not do that"),
+        ("max_batchsize: 4", "max_batchsize: there is no such field"),
+    ],
+)
+def test_fields_without_a_place_here_are_named_like_others(tmp_path: Path, text: str, said: str) -> None:
+    """What the protocol has and our messages leave out is told from a slip of the pen."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.pbtxt").write_text(text)
+    with pytest.raises(BundleError, match=said):
         read_setup(tmp_path / "m")
