@@ -85,6 +85,9 @@ down: .env ## stop and remove the containers; what they have stored stays
 bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## measure speed and write the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py --models models
 	$(BIN)/python benchmarks/encoders/run.py --packed $(ENCODERS)/packed --padded $(ENCODERS)/padded
+	$(BIN)/python benchmarks/open_inference.py --packed $(ENCODERS)/packed
+	$(BIN)/python benchmarks/cache.py --packed $(ENCODERS)/packed
+	$(BIN)/python benchmarks/swaps.py --packed $(ENCODERS)/packed
 
 compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## run the clients of other servers and write what they saw into docs/compatibility.md
 	$(BIN)/python -m pytest tests/compatibility --models-dir=models --encoders-dir=$(ENCODERS) \

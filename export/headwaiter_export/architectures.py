@@ -28,7 +28,7 @@ RECIPES: Final = {"headwaiter-transformer": "headwaiter_export.transformer_recip
 ENCODERS: Final = "headwaiter_export.encoders.recipe"
 GENERATORS: Final = "headwaiter_export.generation.recipe"
 # How transformers calls models that generate, in "architectures" of config.json.
-_GENERATE: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
+GENERATE: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 # For files whose name ends so.
 ONNX_SUFFIX: Final = ".onnx"
 ONNX_FILES: Final = "headwaiter_export.tensors.onnx_file"
@@ -108,7 +108,7 @@ def recipe_for(source: Path, task: str = "auto") -> Recipe:
     architecture = fields.get("architecture")
     if architecture is None and (fields.get("model_type") or fields.get("architectures")):
         classes = fields.get("architectures")
-        named = isinstance(classes, list) and bool(classes) and str(classes[0]).endswith(_GENERATE)
+        named = isinstance(classes, list) and bool(classes) and str(classes[0]).endswith(GENERATE)
         return _recipe(GENERATORS if task == "generate" or (task == "auto" and named) else ENCODERS)
     if not isinstance(architecture, str) or architecture not in RECIPES:
         known = ", ".join(sorted(RECIPES))

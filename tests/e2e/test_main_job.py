@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 
 from .process import ServerProcess
 
+IN_FLIGHT = 'headwaiter_requests_in_flight{method="headwaiter.v1.InferenceService/Generate"}'
+
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -125,7 +127,9 @@ def test_metrics_count_what_the_client_saw(models_dir: Path) -> None:
         for _ in range(2):
             with pytest.raises(Exception, match="texts"):
                 client.generate("")
-        values = own.scrape()
+        # A refusal reaches its caller before it is recorded.
+        while (values := own.scrape())[IN_FLIGHT]:
+            pass
     labels = 'method="headwaiter.v1.InferenceService/Generate",model="pronounce"'
     assert values[f'headwaiter_requests_total{{code="OK",{labels},version="1"}}'] == 7
     assert values[f'headwaiter_requests_total{{code="INVALID_ARGUMENT",{labels},version="1"}}'] == 2
@@ -137,6 +141,5 @@ def test_metrics_count_what_the_client_saw(models_dir: Path) -> None:
         values['headwaiter_batch_size_sum{model="pronounce"}']
         > values['headwaiter_batch_size_count{model="pronounce"}']
     )
-    assert values['headwaiter_requests_in_flight{method="headwaiter.v1.InferenceService/Generate"}'] == 0
     assert values['headwaiter_queue_depth{model="pronounce"}'] == 0
     assert values['headwaiter_tokens_total{direction="source",model="pronounce"}'] == 7 * (4 + 4 + 6)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from headwaiter_export.architectures import Options
+from headwaiter_export.architectures import GENERATE, Options
 from headwaiter_export.bundle import TOKENIZER_FILE
 from headwaiter_export.encoders.files import read_json, refuse_adapter, refuse_pickle
 from headwaiter_export.encoders.lengths import max_length
@@ -86,6 +86,11 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
     refuse_pickle(source)
     if options.task not in ("auto", "generate"):
         raise UnknownArchitectureError(f"{config.model_type} models that generate have no head to {options.task} with")
+    architecture = str(next(iter(config.architectures or ()), ""))
+    if not architecture.endswith(GENERATE):
+        raise UnknownArchitectureError(
+            f"{source}: there is no task 'generate' for a {architecture or 'bare'} model: it has no head for it"
+        )
     path = source / TOKENIZER_FILE
     stored = read_json(path, dict) | {"truncation": None, "padding": None}
     tokenizer_json = json.dumps(stored, ensure_ascii=False)
