@@ -10,7 +10,6 @@ import numpy as np
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError, InvalidRequestError
 from headwaiter_server.lifecycle.building import BuiltModel
-from headwaiter_server.lifecycle.plan import CalibrationPlan
 from headwaiter_server.lifecycle.planning import Subject, TensorSubject
 from headwaiter_server.model.contract import GenerationModel
 from headwaiter_server.tokenizer import TextTokenizer
@@ -48,26 +47,6 @@ def warm_up(built: BuiltModel) -> None:
     except Exception as error:
         # Whatever a strange graph makes numpy or onnxruntime raise.
         raise BundleError(f"{built.location.folder}: it does not run: {error}") from error
-
-
-def warm_over(subject: Subject, plan: CalibrationPlan) -> None:
-    """Run the sizes that a model's plan was made from.
-
-    Args:
-        subject: The model.
-        plan: Its plan; without samples, nothing is run.
-
-    Raises:
-        BundleError: One of the runs fails.
-    """
-    try:
-        for each in plan.samples:
-            whole, rest = divmod(each.tokens, each.longest)
-            texts = [subject.make_text(tokens) for tokens in [each.longest] * whole + [rest] * bool(rest)]
-            subject.model.run(texts, [subject.asked.wanted] * len(texts))
-    except Exception as error:
-        # As above.
-        raise BundleError(f"it does not run: {error}") from error
 
 
 def _tiresome(tokenizer: TextTokenizer) -> Iterator[Encoding]:

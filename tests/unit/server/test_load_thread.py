@@ -1,4 +1,4 @@
-"""Models are built on a thread that gives way, and what serves later does not."""
+"""Models are built on a thread of their own, which leaves the processors to others in between."""
 
 from __future__ import annotations
 

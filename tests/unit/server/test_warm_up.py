@@ -10,11 +10,12 @@ import pytest
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import BuiltModel, build_model
+from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.plan import CalibrationPlan
 from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.trying import NO_MEMORY, REFUSED, TRIED, try_model
-from headwaiter_server.lifecycle.warm_up import warm_over, warm_up
+from headwaiter_server.lifecycle.warm_up import warm_up
 from headwaiter_server.model.contract import Array, Cancellation, FloatArray, Graph
 from headwaiter_server.model.onnx import OnnxGraph
 from headwaiter_server.model.seq2seq import Seq2SeqBatch
@@ -77,7 +78,8 @@ def test_sizes_of_the_plan_are_run(tmp_path: Path) -> None:
     model, graph = built(tmp_path)
     assert isinstance(model.body, Subject)
     samples = (Sample(1, 8, 8, 0.1), Sample(4, 16, 56, 0.1))
-    warm_over(model.body, CalibrationPlan(PackedCost(1e-3, 1e-6, 0.0), 64, samples=samples))
+    plan = CalibrationPlan(PackedCost(1e-3, 1e-6, 0.0), 64, samples=samples)
+    Calibrator(workers=1).warm(model.body.model, plan, model.body.make_text, model.body.asked)
     assert [run[:2] for run in graph.runs] == [(1, 8), (4, 56)]
 
 
