@@ -1,4 +1,4 @@
-"""The texts that both sides decode: real ones where there are any."""
+"""The texts that both sides decode, real ones where there are any; and how they become tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from headwaiter_export.errors import TextsError
+from headwaiter_export.errors import CorruptCheckpointError, TextsError
 
 TEXTS: Final = 500
 SAMPLE_FILE: Final = "sample_texts.txt"
@@ -38,6 +38,29 @@ class Texts:
         """Rows `start` to `start + size`: ids `(batch, source)` padded on the right, lengths `(batch,)`."""
         rows = self.rows[start : start + size]
         return padded(rows, pad_id), np.array([len(row) for row in rows])
+
+
+def parse_tokenizer(path: Path, text: str, vocab_size: int) -> Tokenizer:
+    """A tokenizer whose ids the model has embeddings for.
+
+    Args:
+        path: Where it comes from.
+        text: It, as JSON.
+        vocab_size: Of the model.
+
+    Raises:
+        CorruptCheckpointError: It is none, or has higher ids.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CorruptCheckpointError(f"{path}: {error}") from error
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= vocab_size:
+        raise CorruptCheckpointError(
+            f"{path}: token ids go up to {highest}, but config.json has vocab_size {vocab_size}"
+        )
+    return tokenizer
 
 
 def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, unk_id: int | None) -> Texts:

@@ -18,6 +18,7 @@ from headwaiter_export.encoders.lengths import max_length, sentence_files
 from headwaiter_export.encoders.network import Network, load_network, read_config
 from headwaiter_export.encoders.sentence import Sentence, is_sentence_transformer, read_sentence
 from headwaiter_export.errors import CorruptCheckpointError, UnknownArchitectureError
+from headwaiter_export.texts import parse_tokenizer
 
 TASKS: Final = {
     "embed": bundle_pb2.TASK_EMBED,
@@ -81,15 +82,7 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
         remarks.append(f"the folder's own code (auto_map) is never run: the model is transformers' {config.model_type}")
     tokenizer_json, notes = _portable(source, folder, stored)
     remarks += notes
-    try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CorruptCheckpointError(f"{path}: {error}") from error
-    highest = max(tokenizer.get_vocab().values(), default=0)
-    if highest >= config.vocab_size:
-        raise CorruptCheckpointError(
-            f"{path}: token ids go up to {highest}, but config.json has vocab_size {config.vocab_size}"
-        )
+    tokenizer = parse_tokenizer(path, tokenizer_json, config.vocab_size)
     reference = load_network(folder, answer.head, "eager")
     limit = max_length(source, folder, stored, reference.positions, options.max_tokens)
     special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}

@@ -15,6 +15,7 @@ from headwaiter_export.encoders.files import read_json, refuse_adapter, refuse_p
 from headwaiter_export.encoders.lengths import max_length
 from headwaiter_export.encoders.network import load_network, read_config
 from headwaiter_export.errors import CorruptCheckpointError, UnknownArchitectureError
+from headwaiter_export.texts import parse_tokenizer
 
 # What a generation_config.json may ask for that changes which token is the next, beside sampling.
 _ASKED: Final = (
@@ -94,15 +95,7 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
     path = source / TOKENIZER_FILE
     stored = read_json(path, dict) | {"truncation": None, "padding": None}
     tokenizer_json = json.dumps(stored, ensure_ascii=False)
-    try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CorruptCheckpointError(f"{path}: {error}") from error
-    highest = max(tokenizer.get_vocab().values(), default=0)
-    if highest >= config.vocab_size:
-        raise CorruptCheckpointError(
-            f"{path}: token ids go up to {highest}, but config.json has vocab_size {config.vocab_size}"
-        )
+    tokenizer = parse_tokenizer(path, tokenizer_json, config.vocab_size)
     head = "seq2seq" if config.is_encoder_decoder else "causal"
     network = load_network(source, head, "eager")
     model: Any = network.model
