@@ -118,7 +118,8 @@ def test_models_of_tensors_are_described(tensor_server: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("optimization {}", 'no field named "optimization"'),
+        ("optimization {}", "m/config.pbtxt: optimization: this server does not do that"),
+        ("optimisation {}", "m/config.pbtxt: optimisation: there is no such field"),
         ("instance_group [{kind: KIND_GPU}]", "instance_group.kind: this server runs models on the processor"),
         ('input [{name: "x" data_type: TYPE_INT8 dims: [1]}]', "input x: data_type is INT8, the graph says FP32"),
     ],
