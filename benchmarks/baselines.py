@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from benchmarks.pronounce_words import sample_words
 
@@ -39,44 +40,52 @@ def pytorch(checkpoint: Path, words: list[str], threads: int) -> None:
 
 def offline(bundle_folder: Path, words: list[str], rows: int, threads: int) -> None:
     """Decode sorted batches on the server's engine, several at a time on one thread each, as the server runs them."""
-    import numpy as np  # noqa: PLC0415
-    from headwaiter_proto.v1 import bundle_pb2  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - the other baseline runs without these
     from headwaiter_server.encoding import Encoding  # noqa: PLC0415
-    from headwaiter_server.model.bundle import read_bundle  # noqa: PLC0415
-    from headwaiter_server.model.onnx import OnnxGraph  # noqa: PLC0415
-    from headwaiter_server.model.seq2seq import CacheGeometry, Seq2SeqModel  # noqa: PLC0415
-    from tokenizers import Tokenizer  # noqa: PLC0415
+    from headwaiter_server.model.cached import CachedModel, CachedRows  # noqa: PLC0415
 
-    bundle = read_bundle(bundle_folder, "fp32")
-    cache, special = bundle.manifest.kv_cache, bundle.manifest.special_tokens
-    model = Seq2SeqModel(
-        OnnxGraph.load("encoder", bundle.graphs[bundle_pb2.GRAPH_ROLE_ENCODER], 1),
-        OnnxGraph.load("step", bundle.graphs[bundle_pb2.GRAPH_ROLE_DECODER_STEP], 1),
-        CacheGeometry(cache.num_layers, cache.num_heads, cache.head_dim),
-        bos_id=special.bos_id,
-        eos_id=special.eos_id,
-    )
-    tokenizer = Tokenizer.from_str(bundle.tokenizer_json)
+    from benchmarks.generation.offline import load  # noqa: PLC0415
+
+    built = load(bundle_folder, "fp32")
+    model, tokenizer = built.body, built.tokenizer
+    assert isinstance(model, CachedModel)
+    assert tokenizer is not None
+    ends, most = list(model.end_ids), built.manifest.limits.max_new_tokens
     # Sorted by the length of the text: the best order that can be had without knowing the answers.
-    sources = sorted((Encoding(tokenizer.encode(word).ids) for word in words), key=len)
+    sources = sorted(tokenizer.encode_all(words, "words"), key=len)
 
-    def decode(batch_sources: list[Encoding]) -> None:
-        batch = model.new_batch()
-        batch.join(batch_sources, range(len(batch_sources)))
-        tokens = np.full(len(batch_sources), special.bos_id, np.int64)
-        for _ in range(bundle.manifest.limits.max_new_tokens):
-            tokens = batch.step(tokens, 0, len(tokens)).argmax(axis=-1)
-            running = np.flatnonzero(tokens != special.eos_id)
-            if not len(running):
-                return
-            if len(running) < len(tokens):
-                batch.keep(running.tolist())
-                tokens = tokens[running]
+    def decode(batch_sources: list[Encoding], batch: CachedRows) -> None:
+        count = len(batch_sources)
+        batch.encode(batch_sources, range(count))
+        tokens = np.full(count, model.start_id)
+        for place in range(most):
+            tokens = batch.step(tokens, np.full(len(tokens), place), 0).argmax(axis=-1)
+            running = ~np.isin(tokens, ends)
+            kept = int(running.sum())
+            # The last rows that go on take the places of the first ones that have ended.
+            holes, movers = np.flatnonzero(~running[:kept]), kept + np.flatnonzero(running[kept:])
+            for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):
+                batch.copy(mover, hole, 0, place + 1)
+            tokens[holes] = tokens[movers]
+            tokens = tokens[:kept]
+            if not kept:
+                break
+        for row in range(count):
+            batch.free(row)
+
+    free: SimpleQueue[CachedRows] = SimpleQueue()
+    for _ in range(threads):
+        free.put(model.new_rows(rows))
+
+    def decode_anywhere(batch_sources: list[Encoding]) -> None:
+        batch = free.get()
+        decode(batch_sources, batch)
+        free.put(batch)
 
     batches = [sources[at : at + rows] for at in range(0, len(sources), rows)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(decode, batches[: 2 * threads]))
-        _measure(lambda: list(pool.map(decode, batches)), len(sources))
+        list(pool.map(decode_anywhere, batches[: 2 * threads]))
+        _measure(lambda: list(pool.map(decode_anywhere, batches)), len(sources))
 
 
 def _measure(work: Callable[[], object], count: int) -> None:

@@ -79,3 +79,17 @@ def encoders_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             export_checkpoint(checkpoint, folder / "models" / task / "1", options)
 
     return turns.made_once(request.config, "encoders", tmp_path_factory.mktemp("encoders"), export) / "models"
+
+
+@pytest.fixture(scope="session")
+def generators_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with two small models that generate: one that goes on with texts, one that answers them."""
+    pytest.importorskip("torch", reason="nothing can export the models")
+    from e2e.tiny_generators import write_checkpoints  # noqa: PLC0415 - as above
+    from headwaiter_export import export_checkpoint  # noqa: PLC0415 - pulls in torch
+
+    def export(folder: Path) -> None:
+        for name, checkpoint in write_checkpoints(folder / "checkpoints").items():
+            export_checkpoint(checkpoint, folder / "models" / name / "1")
+
+    return turns.made_once(request.config, "generators", tmp_path_factory.mktemp("generators"), export) / "models"

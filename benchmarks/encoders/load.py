@@ -41,18 +41,16 @@ class Refusals:
     def __init__(self) -> None:
         self.count = 0
 
-    async def patient(self, embed: Embed, request: bytes) -> None:
+    async def patient(self, embed: Embed, request: bytes) -> bytes:
         """Call until it is answered, waiting between tries as the server asks, like gRPC's own retries."""
         while True:
             try:
-                await embed(request)
+                return await embed(request)
             except grpc.aio.AioRpcError as error:
                 if error.code().value[0] != UNAVAILABLE:
                     raise
                 self.count += 1
                 await asyncio.sleep(_pushback_seconds(error))
-            else:
-                return
 
 
 def _pushback_seconds(error: grpc.aio.AioRpcError) -> float:

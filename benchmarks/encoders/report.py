@@ -93,12 +93,12 @@ def figures_tables(figures: dict[str, Spread]) -> str:
     rest = {name: each for name, each in figures.items() if name not in own}
     parts = []
     for workload in WORKLOADS:
-        if table := _table(rest, workload, _CLOSED_COLUMNS, without=Quantity.OFFERED):
+        if table := candidates_table(rest, workload, _CLOSED_COLUMNS, without=Quantity.OFFERED):
             parts += [f"**{workload}**", table]
-        if table := _table(rest, workload, _OPEN_COLUMNS, only=Quantity.OFFERED):
+        if table := candidates_table(rest, workload, _OPEN_COLUMNS, only=Quantity.OFFERED):
             parts += [f"**{workload}**, calls at random times", table]
-    parts += ["**the server's own cost**", _table(own, "short", _OWN_COLUMNS)]
-    parts += ["**memory after a round**", _table(figures, ANY, (Quantity.RESIDENT,))]
+    parts += ["**the server's own cost**", candidates_table(own, "short", _OWN_COLUMNS)]
+    parts += ["**memory after a round**", candidates_table(figures, ANY, (Quantity.RESIDENT,))]
     return "\n\n".join(parts)
 
 
@@ -118,7 +118,9 @@ def offline_table(figures: dict[str, Spread]) -> str:
     return "\n".join(lines)
 
 
-def _table(figures: dict[str, Spread], workload: str, columns: Sequence[str], only: str = "", without: str = "") -> str:
+def candidates_table(
+    figures: dict[str, Spread], workload: str, columns: Sequence[str], only: str = "", without: str = ""
+) -> str:
     """Rows of candidate and load; `only` or `without` those that have a certain column. Empty if there are none."""
     rows: dict[tuple[str, str], dict[str, Spread]] = defaultdict(dict)
     for name, each in figures.items():

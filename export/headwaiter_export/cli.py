@@ -65,7 +65,8 @@ def _finite(value: float) -> float:
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
-    help="Tokens of the longest text an encoder takes. Default: the smallest limit that the checkpoint's files state.",
+    help="Tokens of the longest text that the model takes; of a decoder-only one, with what is generated. Default: the"
+    " smallest limit that the checkpoint's files state, which may be less than the model's positions.",
 )
 @click.option(
     "--tolerance",
@@ -78,9 +79,9 @@ def _finite(value: float) -> float:
     "--words",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Texts to compare PyTorch and onnxruntime on, one a line. A model that generates must decode the first 500"
-    " that fit to the same tokens. Default: sample_texts.txt of the checkpoint, else random tokens for models that"
-    " generate and texts of Python's own reference for encoders.",
+    help="Texts to compare PyTorch and onnxruntime on, one a line. A model that generates must decode those that fit to"
+    " the same tokens: the first 500, of Hugging Face's models the first 200. Default: sample_texts.txt of the"
+    " checkpoint, else random tokens for models that generate and texts of Python's own reference for encoders.",
 )
 @int8_options
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already.")

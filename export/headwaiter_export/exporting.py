@@ -44,7 +44,7 @@ def export_checkpoint(
     def fill(folder: Path) -> Manifest:
         manifest = recipe(Path(source), folder, chosen, progress or Silent())
         if chosen.int8 is not None and not any(variant.HasField("quantization") for variant in manifest.variants):
-            raise NothingToQuantizeError(f"{manifest.architecture} models have no int8 variant; only encoders have")
+            raise NothingToQuantizeError(f"{manifest.architecture} models have no int8 variant")
         return manifest
 
     return write_bundle(fill, out, force=force)

@@ -1,4 +1,4 @@
-"""onnxruntime, and greedy decoding on it: what a server does, in its smallest form."""
+"""onnxruntime, with one graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -62,68 +61,6 @@ class Graph:
                 f"{self.file_name}: onnxruntime does not run it on {shapes}: {first_line(error)}"
             ) from error
         return dict(zip(self.outputs, values, strict=True))
-
-
-def encode(encoder: Graph, source_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Run a packed encoder graph on padded rows.
-
-    Args:
-        encoder: The graph.
-        source_ids: `(batch, source)`, padded on the right.
-        lengths: `(batch,)`.
-
-    Returns:
-        Its outputs in rows, `(batch, heads, source, head_dim)`; columns beyond a row's length are zero.
-    """
-    real = np.arange(source_ids.shape[1]) < lengths[:, None]
-    segment, position = np.nonzero(real)
-    packed = encoder.run({"input_ids": source_ids[real], "position_ids": position, "segment": segment})
-    rows = {}
-    for name, values in packed.items():  # (tokens, heads, head_dim)
-        _, heads, head_dim = values.shape
-        rows[name] = np.zeros((len(lengths), heads, source_ids.shape[1], head_dim), values.dtype)
-        rows[name][segment, :, position] = values
-    return rows
-
-
-class Decoder:
-    """Greedy decoding with an encoder graph and a decoder-step graph."""
-
-    def __init__(self, encoder: Graph, step: Graph, *, bos_id: int, eos_id: int, pad_id: int) -> None:
-        """Take two loaded graphs and the special tokens."""
-        self._encoder, self._step = encoder, step
-        self._bos_id, self._eos_id, self._pad_id = bos_id, eos_id, pad_id
-
-    def decode(self, source_ids: NDArray[np.int64], lengths: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-        """Take the likeliest token at every step until each row has ended.
-
-        Args:
-            source_ids: `(batch, source)`, padded on the right.
-            lengths: `(batch,)`.
-            limit: Most tokens to generate.
-
-        Returns:
-            `(batch, generated)`: without `bos_id`, with `eos_id` where a row ended, then `pad_id`.
-        """
-        cross = encode(self._encoder, source_ids, lengths)
-        batch, heads, _, head_dim = next(iter(cross.values())).shape
-        cache = {name.replace("cross", "self"): np.zeros((batch, heads, limit, head_dim), np.float32) for name in cross}
-        token = np.full(batch, self._bos_id)
-        finished = np.zeros(batch, bool)
-        generated = np.full((batch, limit), self._pad_id)
-        for position in range(limit):
-            # Capacity 0 is no shape the graph promises; its one column does not count at position 0.
-            past = {name: value[:, :, : max(1, position)] for name, value in cache.items()}
-            where = {"token": token, "position": np.full(batch, position), "source_lengths": lengths}
-            found = self._step.run({**where, **past, **cross})
-            for name, value in cache.items():
-                value[:, :, position] = found[name.replace("self", "new")]
-            token = np.where(finished, self._pad_id, found["logits"].argmax(-1))
-            generated[:, position] = token
-            finished |= token == self._eos_id
-            if finished.all():
-                return generated[:, : position + 1]
-        return generated
 
 
 def first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,8 @@ class Texts:
     names: list[str]
     origin: str
 
-    def batch(self, start: int, size: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows `start` to `start + size`: ids `(batch, source)` padded on the right, lengths `(batch,)`."""
-        rows = self.rows[start : start + size]
-        return padded(rows, pad_id), np.array([len(row) for row in rows])
+    def __add__(self, more: Self) -> Texts:
+        return Texts(self.rows + more.rows, self.names + more.names, f"{self.origin} and {more.origin}")
 
 
 def parse_tokenizer(path: Path, text: str, vocab_size: int) -> Tokenizer:
@@ -80,7 +78,7 @@ def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, unk_id: int | 
             break
     if not rows:
         raise TextsError(f"{path}: none of its {len(texts)} lines fits the model")
-    return Texts(rows, names, f"texts of {path.name}")
+    return Texts(rows, names, f"{len(rows)} texts of {path.name}")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -117,14 +115,30 @@ def reference_texts() -> list[str]:
     return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
 
 
-def random_texts(vocab_size: int, max_tokens: int, special_ids: set[int]) -> Texts:
-    """Random token ids, always the same ones; for when there are no real texts."""
+def random_texts(
+    vocab_size: int,
+    max_tokens: int,
+    special_ids: set[int],
+    *,
+    count: int = TEXTS,
+    lengths: tuple[int, int] = _RANDOM_LENGTHS,
+) -> Texts:
+    """Random token ids, always the same ones.
+
+    Args:
+        vocab_size: Of the model.
+        max_tokens: That it reads.
+        special_ids: Ids that stand in no text.
+        count: How many texts.
+        lengths: The fewest and most tokens of one.
+    """
     generator = np.random.default_rng(0)
     ids = np.array(sorted(set(range(vocab_size)) - special_ids) or range(vocab_size))
-    low, high = (min(bound, max_tokens) for bound in _RANDOM_LENGTHS)
-    lengths = generator.integers(low, high + 1, TEXTS)
-    rows: list[list[int]] = [generator.choice(ids, length).tolist() for length in lengths]
-    return Texts(rows, [f"random text {row}" for row in rows], "random token ids")
+    low, high = (min(bound, max_tokens) for bound in lengths)
+    rows: list[list[int]] = [
+        generator.choice(ids, length).tolist() for length in generator.integers(low, high + 1, count)
+    ]
+    return Texts(rows, [f"random text {row}" for row in range(count)], f"{count} texts of random tokens")
 
 
 def padded(rows: list[list[int]], pad_id: int) -> NDArray[np.int64]:

@@ -21,6 +21,8 @@ from headwaiter_export.spec import GraphSpec
 
 # The newest that onnxruntime 1.22, the oldest supported, loads.
 OPSET: Final = 22
+# Of a graph's weights: a file of protobuf ends at 2 GiB, and the rest of the graph needs some room.
+MOST_BYTES: Final = 2**31 - 2**24
 
 
 def write_graph(module: nn.Module, example: Any, spec: GraphSpec, folder: Path) -> None:  # noqa: ANN401 (any nest of tensors)
@@ -34,7 +36,13 @@ def write_model(model: onnx.ModelProto, spec: GraphSpec, folder: Path) -> None:
     Raises:
         SpecialisedShapeError: An input or output is not what the spec says.
         NameClashError: Two values have the same name.
+        GraphRejectedError: It does not fit into a file.
     """
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size > MOST_BYTES:
+        raise GraphRejectedError(
+            f"{spec.file_name}: its weights take {size:,} bytes, and a graph is one file with at most {MOST_BYTES:,}"
+        )
     check_names(model, spec.file_name)
     check_axes(model, spec)
     (folder / spec.file_name).write_bytes(model.SerializeToString(deterministic=True))

@@ -1,35 +1,38 @@
-"""Recipe for `headwaiter-transformer` checkpoints: a packed encoder, a decoder step, a key/value cache."""
+"""Recipe for `headwaiter-transformer` checkpoints: a packed encoder, and a decoder with its key/value cache."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
 from headwaiter_proto.v1 import bundle_pb2
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from headwaiter_export import errors
 from headwaiter_export import transformer as tf
 from headwaiter_export.architectures import Options
 from headwaiter_export.bundle import FORMAT_VERSION, GOLDEN_FILE, TOKENIZER_FILE, file_entry, graph_entry, tool_versions
-from headwaiter_export.parity import certify, compare, grid
+from headwaiter_export.generation import int8
+from headwaiter_export.generation.form import Form
+from headwaiter_export.generation.gate import Continuation, Gate
+from headwaiter_export.generation.golden import write_golden
+from headwaiter_export.generation.signature import CacheShape, encoder_decoder, encoder_decoder_examples
 from headwaiter_export.progress import Progress
-from headwaiter_export.runtime import Decoder, Graph
-from headwaiter_export.spec import GraphSpec
-from headwaiter_export.texts import SAMPLE_FILE, Texts, random_texts, read_texts
+from headwaiter_export.runtime import Graph
+from headwaiter_export.texts import SAMPLE_FILE, Texts, padded, random_texts, read_texts
 from headwaiter_export.threads import one_thread
 from headwaiter_export.tracing import write_graph
 from headwaiter_export.transformer.checkpoint import ARCHITECTURE
-from headwaiter_export.transformer_graphs import DecoderStepGraph, EncoderGraph, decoder_step_spec, encoder_spec
+from headwaiter_export.transformer_graphs import DecoderGraph, EncoderGraph
 
-GOLDEN_TEXTS: Final = 16
 DEFAULT_TOLERANCE: Final = 1e-4
+# Texts of random tokens beside the real ones, so that sources of every length are tried.
+_RANDOM: Final = 100
 _BATCH: Final = 32
 
 
@@ -70,56 +73,48 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
     config = loaded.model.config
     texts = _texts(source, loaded, options)
 
-    specs = (encoder_spec(config), decoder_step_spec(config))
-    progress.stage("encoder graph")
-    write_graph(EncoderGraph(loaded.model), example(specs[0]), specs[0], folder)
-    progress.stage("decoder-step graph")
-    write_graph(DecoderStepGraph(loaded.model), example(specs[1]), specs[1], folder)
+    shape = CacheShape(config.num_decoder_layers, config.num_heads, config.d_k)
+    specs = encoder_decoder(shape, config.vocab_size)
+    progress.stage("graphs")
+    modules = (EncoderGraph(loaded.model), DecoderGraph(loaded.model))
+    for module, example, spec in zip(modules, encoder_decoder_examples(shape), specs, strict=True):
+        write_graph(module, example, spec, folder)
     # From here on only the written bytes count.
-    encoder, decoder_step = (Graph(folder / spec.file_name) for spec in specs)
+    form = Form(shape, config.bos_id)
+    graphs = form.model([Graph(folder / spec.file_name) for spec in specs])
 
-    shapes = grid(config.max_source_length)
-    progress.stage("parity", len(shapes))
-    points = []
-    for point in certify(shapes, tolerance, partial(compare, loaded.model, encoder, decoder_step)):
-        points.append(point)
-        progress.advance()
-    progress.note(f"comparing greedy decoding on {len(texts.rows)} {texts.origin}")
-    progress.stage("words", len(texts.rows))
-    ids = {"bos_id": config.bos_id, "eos_id": config.eos_id, "pad_id": config.pad_id}
-    compare_tokens(loaded.model, Decoder(encoder, decoder_step, **ids), texts, progress)
+    progress.note(f"comparing greedy decoding on {texts.origin}")
+    progress.stage("reference", len(texts.rows))
+    wanted = continuations(loaded.model, texts.rows, progress)
+    # Token n is made from position n - 1, and there are max_target_length positions.
+    ends = frozenset([config.eos_id])
+    gate = Gate(texts, list(wanted), config.max_target_length, ends)
+    progress.stage("parity", len(texts.rows))
+    parity = gate.certify(graphs, tolerance, progress)
 
     progress.stage("write")
     (folder / TOKENIZER_FILE).write_text(loaded.tokenizer_json, encoding="utf-8")
-    write_golden(folder / GOLDEN_FILE, loaded.model, texts)
+    write_golden(folder / GOLDEN_FILE, gate)
+    variants = [bundle_pb2.Variant(name="fp32", graphs=[graph_entry(spec, folder) for spec in specs], parity=parity)]
+    if options.int8 is not None:
+        path, read = _path(source, options), partial(_read, loaded)
+        smaller = int8.Source(folder, specs, form, ends, config.max_target_length, path, read)
+        variants.append(int8.make_variant(smaller, options.int8, progress))
     return bundle_pb2.Manifest(
         format_version=FORMAT_VERSION,
         task=bundle_pb2.TASK_GENERATE,
         architecture=ARCHITECTURE,
-        graph_kind=bundle_pb2.GRAPH_KIND_PACKED,
-        # Token n is made from position n - 1, and there are max_target_length positions.
+        graph_kind=bundle_pb2.GRAPH_KIND_CACHED,
         limits=bundle_pb2.Limits(max_source_tokens=config.max_source_length, max_new_tokens=config.max_target_length),
         special_tokens=bundle_pb2.SpecialTokens(
             pad_id=config.pad_id, bos_id=config.bos_id, eos_id=config.eos_id, unk_id=loaded.unk_id
         ),
         refuse_unknown_tokens=True,
-        kv_cache=bundle_pb2.KvCache(
-            num_layers=config.num_decoder_layers, num_heads=config.num_heads, head_dim=config.d_k
-        ),
-        variants=[
-            bundle_pb2.Variant(
-                name="fp32",
-                graphs=[graph_entry(spec, folder) for spec in specs],
-                parity=bundle_pb2.ParityCertificate(
-                    tolerance=tolerance,
-                    points=points,
-                    texts_compared=len(texts.rows),
-                    texts_identical=len(texts.rows),
-                ),
-            )
-        ],
+        kv_cache=shape.proto(),
+        variants=variants,
         files=[file_entry(folder / name) for name in (GOLDEN_FILE, TOKENIZER_FILE)],
         tool_versions=tool_versions(),
+        remarks=gate.remarks(),
     )
 
 
@@ -150,73 +145,45 @@ def load(source: Path) -> Source:
     return Source(checkpoint.model, checkpoint.tokenizer_json, tokenizer, unk_id)
 
 
-def example(spec: GraphSpec) -> tuple[Any, ...]:
-    """Arguments to trace with; after the leading integers, the tensors of a layer stand together."""
-    sizes = {"batch": 3, "source": 4, "capacity": 5, "tokens": 6}
-    flat = [torch.ones(t.sizes(sizes), dtype=getattr(torch, t.dtype)) for t in spec.inputs]
-    integers = tuple(tensor for tensor in flat if tensor.dtype == torch.int64)
-    rest = flat[len(integers) :]
-    per_layer = [tuple(rest[at : at + 4]) for at in range(0, len(rest), 4)]
-    return (*integers, per_layer) if per_layer else integers
+@torch.inference_mode()
+def continuations(model: tf.Transformer, texts: list[list[int]], progress: Progress) -> Iterator[Continuation]:
+    """What PyTorch makes of each text, greedily.
 
-
-def compare_tokens(model: tf.Transformer, decoder: Decoder, texts: Texts, progress: Progress) -> None:
-    """Decode every text on both sides.
-
-    Raises:
-        TokensDifferError: Naming the first text whose tokens differ.
+    The logits are those of the whole target read at once, as in training: no cache has a part in them.
     """
-    for start in range(0, len(texts.rows), _BATCH):
-        source, lengths, expected = _decoded(model, texts, start, _BATCH)
-        found = decoder.decode(source, lengths, model.config.max_target_length)
-        for row, name in enumerate(texts.names[start : start + _BATCH]):
-            if found.shape != expected.shape or not np.array_equal(found[row], expected[row]):
-                raise errors.TokensDifferError(
-                    f"greedy decoding of {name} gives {found[row].tolist()} on onnxruntime,"
-                    f" {expected[row].tolist()} on PyTorch"
-                )
-        progress.advance(len(lengths))
-
-
-def write_golden(path: Path, model: tf.Transformer, texts: Texts) -> None:
-    """What PyTorch gives on a few texts, for a server to check itself against.
-
-    Arrays: `source_ids` `(n, s)` and `tokens` `(n, t)`, int64, both filled with `pad_id` on the right;
-    `source_lengths` `(n,)`; `first_logits` `(n, vocab)`, float32, of the first generated token; `pad_id`.
-    """
-    source, lengths, tokens = _decoded(model, texts, 0, GOLDEN_TEXTS)
     config = model.config
-    ids, torch_lengths = torch.from_numpy(source), torch.from_numpy(lengths)
-    with torch.inference_mode():
-        memory = model.encode(ids, tf.padding_mask(torch_lengths, ids.size(1)))
-        empty = ids.new_zeros((len(ids), config.num_heads, 0, config.d_k), dtype=torch.float32)
-        past = [tf.KeyValue(empty, empty)] * config.num_decoder_layers
-        bos = torch.full_like(torch_lengths, config.bos_id)
-        first = tf.step(model, bos, torch.zeros_like(bos), past, tf.cross_keys_values(model, memory), torch_lengths)
-    arrays: dict[str, NDArray[Any]] = {
-        "source_ids": source,
-        "source_lengths": lengths,
-        "tokens": tokens,
-        "first_logits": first.logits.numpy(),
-        "pad_id": np.array(config.pad_id),
-    }
-    np.savez(path, allow_pickle=False, **arrays)
+    for start in range(0, len(texts), _BATCH):
+        rows = texts[start : start + _BATCH]
+        source = torch.from_numpy(padded(rows, config.pad_id))
+        lengths = torch.tensor([len(row) for row in rows])
+        decoded = tf.greedy_decode(model, source, lengths, config.max_target_length)
+        ended = decoded == config.eos_id
+        counts = torch.where(ended.any(1), ended.int().argmax(1) + 1, decoded.size(1))
+        read = torch.cat([torch.full_like(decoded[:, :1], config.bos_id), decoded[:, :-1]], 1)
+        logits = model(source, lengths, read, counts).numpy()
+        for tokens, count, own in zip(decoded.tolist(), counts.tolist(), logits, strict=True):
+            progress.advance()
+            yield Continuation(tokens[:count], own[:count])
 
 
 def _texts(source: Path, loaded: Source, options: Options) -> Texts:
     config = loaded.model.config
-    path = options.words or source / SAMPLE_FILE
-    if options.words or path.exists():
-        return read_texts(path, loaded.tokenizer, config.max_source_length, loaded.unk_id)
+    path = _path(source, options)
     special = {config.pad_id, config.bos_id, config.eos_id, *([] if loaded.unk_id is None else [loaded.unk_id])}
-    return random_texts(config.vocab_size, config.max_source_length, special)
+    longest = config.max_source_length
+    random = random_texts(config.vocab_size, longest, special, count=_RANDOM, lengths=(1, longest))
+    if path is not None:
+        return read_texts(path, loaded.tokenizer, longest, loaded.unk_id) + random
+    return random_texts(config.vocab_size, longest, special) + random
 
 
-def _decoded(
-    model: tf.Transformer, texts: Texts, start: int, size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Some texts, their lengths, and what PyTorch makes of them."""
-    source, lengths = texts.batch(start, size, model.config.pad_id)
-    limit = model.config.max_target_length
-    tokens = tf.greedy_decode(model, torch.from_numpy(source), torch.from_numpy(lengths), limit)
-    return source, lengths, tokens.numpy()
+def _path(source: Path, options: Options) -> Path | None:
+    """The user's texts, or the checkpoint's."""
+    own = source / SAMPLE_FILE
+    return options.words or (own if own.exists() else None)
+
+
+def _read(loaded: Source, texts: Sequence[str]) -> list[list[int]]:
+    """Texts that the model takes."""
+    rows = [each.ids for each in loaded.tokenizer.encode_batch(list(texts))]
+    return [row for row in rows if 0 < len(row) <= loaded.model.config.max_source_length and loaded.unk_id not in row]

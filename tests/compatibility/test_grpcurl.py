@@ -47,7 +47,12 @@ def ask(server: ServerProcess, method: str, *messages: object) -> list[dict[str,
     """Call a method of the service with messages; its answers."""
     done = grpcurl(server, f"{SERVICE}/{method}", data="\n".join(json.dumps(each) for each in messages))
     assert done.returncode == 0, done.stderr
-    decoder, answers, rest = json.JSONDecoder(), list[dict[str, Any]](), done.stdout.strip()
+    return answers_of(done.stdout)
+
+
+def answers_of(printed: str) -> list[dict[str, Any]]:
+    """The messages that were printed, one after the other."""
+    decoder, answers, rest = json.JSONDecoder(), list[dict[str, Any]](), printed.strip()
     while rest:
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
@@ -122,6 +127,23 @@ def test_it_streams_texts(served: ServerProcess, note: Note) -> None:
     assert answers[2]["infer_response"]["id"] == "last"
     assert "nobody" in answers[1]["error_message"]
     note(answers[1]["error_message"], f"{SERVICE}/ModelStreamInfer", "Two texts, an error between", "ModelStreamInfer")
+
+
+def test_it_streams_generated_texts(served: ServerProcess, note: Note) -> None:
+    """Pieces of one text, as they come, of this server's own service and of the protocol's."""
+    method = "headwaiter.v1.InferenceService/GenerateStream"
+    done = grpcurl(served, method, data=json.dumps({"model": "pronounce", "texts": ["onomatopoeia"]}))
+    assert done.returncode == 0, done.stderr
+    pieces = answers_of(done.stdout)
+    assert len(pieces) > 3
+    assert pieces[-1]["finished"]["finish_reason"] == "FINISH_REASON_END_OF_SEQUENCE"
+    whole = "".join(piece.get("text", "") for piece in pieces)
+    note(f"{len(pieces)} messages: {whole!r}", method, "A generated text in pieces", "GenerateStream")
+    contents = {"bytes_contents": [base64.b64encode(b"onomatopoeia").decode()]}
+    text = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "contents": contents}
+    answers = ask(served, "ModelStreamInfer", {"model_name": "pronounce", "inputs": [text]})
+    rows = [base64.b64decode(raw)[4:] for each in answers for raw in each["infer_response"]["raw_output_contents"]]
+    assert b"".join(rows).decode() == whole
 
 
 def test_it_shows_errors(served: ServerProcess) -> None:

@@ -40,7 +40,11 @@ RUNS = [
     Run("-m minilm --streaming --concurrency-range 4", shows=("ModelStreamInfer", "ModelStatistics")),
     Run("-m minilm --shared-memory system --string-length 40", shows=("SystemSharedMemoryRegister", "ModelInfer")),
     Run("-m minilm --string-length 3000 --request-parameter truncate:true:bool"),
-    Run("-m pronounce --string-data waiter"),
+    Run("-m pronounce --string-data waiter --streaming", shows=("ModelStreamInfer", "ModelStatistics")),
+    Run(
+        "-m pronounce --string-data waiter --streaming --concurrency-range 8 --request-parameter max_new_tokens:3:int",
+        shows=("ModelStreamInfer", "request parameters"),
+    ),
     Run("-m classify --string-length 20"),
     Run("-m rerank --string-length 20"),
     Run("-m tag --string-length 20"),
@@ -91,6 +95,8 @@ def test_it_finds_the_servers_metrics(served: ServerProcess, record: Record, tmp
     ("options", "words"),
     [
         ("-m nobody", "no model 'nobody'"),
+        # Of any model whose texts come in pieces.
+        ("-m pronounce", "must be run with `--async` and `--streaming`"),
         ("-m minilm --string-length 3000", "the limit is 256"),
         ("-m simple --trace-level TIMESTAMPS", "--otlp-endpoint"),
     ],

@@ -28,7 +28,7 @@ class Call:
 class Sent:
     """A call that is under way; `ended` waits for it."""
 
-    future: grpc.Future[bytes]
+    future: grpc.Future[bytes] | grpc.Call
     ended: Callable[[], Call]
 
 
@@ -49,10 +49,29 @@ class Callers:
         request = inference_pb2.TagRequest(model="tag", texts=texts)
         return self._send("Tag", "tag", request.SerializeToString(), len(texts), None)
 
-    def generate(self, *texts: str, timeout: float | None = None) -> Sent:
+    def generate(self, *texts: str, timeout: float | None = None, num_beams: int = 0) -> Sent:
         """Have texts generated."""
-        request = inference_pb2.GenerateRequest(model="pronounce", texts=texts)
+        request = inference_pb2.GenerateRequest(model="pronounce", texts=texts, num_beams=num_beams)
         return self._send("Generate", "pronounce", request.SerializeToString(), len(texts), timeout)
+
+    def generate_unread(self, *texts: str) -> Sent:
+        """Have texts generated over a stream that nobody reads before it has ended."""
+        request = inference_pb2.GenerateRequest(model="pronounce", texts=texts)
+        multi: grpc.UnaryStreamMultiCallable[bytes, bytes] = self.channel.unary_stream(f"/{_SERVICE}/GenerateStream")
+        started = time.monotonic()
+        stream = multi(request.SerializeToString())
+
+        def ended() -> Call:
+            try:
+                for _ in stream:
+                    pass
+            except grpc.RpcError:
+                pass
+            call = Call("pronounce", stream.code().name, time.monotonic() - started, len(texts))
+            self.seen.append(call)
+            return call
+
+        return Sent(stream, ended)
 
     def _send(self, method: str, model: str, data: bytes, texts: int, timeout: float | None) -> Sent:
         multi: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(f"/{_SERVICE}/{method}")

@@ -9,6 +9,7 @@ from typing import Literal
 from .monitored import (
     BIG_TEXTS,
     FROZEN_SECONDS,
+    KV_CACHE_BYTES,
     LONG_TEXTS,
     MEMORY_BYTES,
     MOST_CALLS,
@@ -131,6 +132,20 @@ def _generated(window: Window) -> int:
     return sum(call.generated_tokens for call in window.calls)
 
 
+def _came(window: Window) -> Expected:
+    """Tokens as they came; those of beams are not among them, which are there all at once."""
+    names = [f"headwaiter_{which}_token_duration_seconds_count" for which in ("first", "inter")]
+    return {"pronounce": sum(window.rise(name, model="pronounce") for name in names) / window.seconds}
+
+
+def _of_iterations(name: str, whole: str = "headwaiter_run_duration_seconds_count") -> Rates:
+    """What a counter of the model that generates is for each iteration, or each second of them."""
+    return Rates(
+        "whole",
+        lambda window: {"pronounce": window.rise(name, model="pronounce") / window.rise(whole, model="pronounce")},
+    )
+
+
 def _answered_texts(window: Window) -> int:
     return sum(call.texts for call in window.calls if call.code == "OK")
 
@@ -180,7 +195,8 @@ PANELS: Mapping[tuple[str, str], Check] = {
     ),
     ("overview", "Calls in flight"): Peaks(
         lambda _: {
-            f"{_SERVICE}/Generate": Between(MOST_CALLS, MOST_CALLS + 1),
+            f"{_SERVICE}/Generate": Between(MOST_CALLS - 1, MOST_CALLS),
+            f"{_SERVICE}/GenerateStream": 1,
             f"{_SERVICE}/Embed": Between(1, MOST_CALLS),
             f"{_SERVICE}/Tag": Between(0, MOST_CALLS),
         }
@@ -242,9 +258,7 @@ PANELS: Mapping[tuple[str, str], Check] = {
     ("generation", "Between tokens"): Rates(
         "whole", _quantiles("headwaiter_inter_token_duration_seconds", 0.5, 0.9, 0.99, models=_GENERATE_RUNS)
     ),
-    ("generation", "Generated tokens"): Rates(
-        "calm", lambda window: {"pronounce": _generated(window) / window.seconds}
-    ),
+    ("generation", "Generated tokens"): Rates("calm", _came),
     ("generation", "Generated tokens of a text"): Rates(
         "calm",
         lambda window: {
@@ -263,6 +277,25 @@ PANELS: Mapping[tuple[str, str], Check] = {
     ("generation", "Duration of a step"): Rates(
         "whole", _quantiles("headwaiter_run_duration_seconds", 0.5, 0.99, models=_GENERATE_RUNS)
     ),
+    ("generation", "Why texts ended"): Rates(
+        "whole", lambda window: _per_second(window.rises("headwaiter_generations_total", "finish_reason"), window)
+    ),
+    ("generation", "Cache in use"): Peaks(
+        lambda _: {"pronounce": Between(0.9 * KV_CACHE_BYTES, KV_CACHE_BYTES), "pronounce limit": KV_CACHE_BYTES}
+    ),
+    ("generation", "Rows in use"): Peaks(lambda _: {"pronounce": Between(32, 64), "pronounce limit": 64}),
+    ("generation", "Iterations short of room"): _of_iterations("headwaiter_kv_cache_short_iterations_total"),
+    ("generation", "Tokens read"): Rates(
+        "whole",
+        lambda window: {
+            "pronounce": window.rise("headwaiter_prefill_tokens_total", model="pronounce") / window.seconds,
+        },
+    ),
+    ("generation", "Time beside the model"): _of_iterations(
+        "headwaiter_iteration_overhead_seconds_total", "headwaiter_run_duration_seconds_sum"
+    ),
+    ("generation", "Copied in an iteration"): _of_iterations("headwaiter_kv_cache_copied_bytes_total"),
+    ("generation", "Open streams"): Peaks(lambda _: {f"{_SERVICE}/GenerateStream": 1}),
     ("capacity", "Saturation"): _SATURATED,
     ("capacity", "Busy workers"): Rates(
         "storm",

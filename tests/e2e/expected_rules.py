@@ -19,6 +19,7 @@ PENDING = {
     "HeadwaiterDeadlineMisses",
     "HeadwaiterEngineFailures",
     "HeadwaiterPaddingHigh",
+    "HeadwaiterKvCacheFull",
 }
 # Those that depend on how fast the machine is; and Prometheus itself begins without targets.
 ANY = {"HeadwaiterQueueWaitHigh", "HeadwaiterSaturationHigh", "HeadwaiterEventLoopLag", "HeadwaiterNoTargets"}
@@ -42,6 +43,9 @@ _RATIOS: Mapping[str, tuple[str, dict[str, str], str]] = {
     "job_model:headwaiter_wasted_cpu_seconds:ratio_rate5m": (
         "headwaiter_wasted_cpu_seconds_total", {}, "headwaiter_cpu_seconds_total"
     ),
+    "job_instance_model:headwaiter_kv_cache_short_iterations:ratio_rate5m": (
+        "headwaiter_kv_cache_short_iterations_total", {}, "headwaiter_run_duration_seconds_count"
+    ),
     "job_model:headwaiter_deadlines_missed:ratio_rate5m": (
         "headwaiter_deadlines_total", {"met": "false"}, "headwaiter_deadlines_total"
     ),
@@ -49,6 +53,8 @@ _RATIOS: Mapping[str, tuple[str, dict[str, str], str]] = {
         "headwaiter_requests_total", {"code": "UNAVAILABLE"}, "headwaiter_requests_total"
     ),
 }  # fmt: skip
+# Rules that tell only of models with such a gauge.
+_ONLY_WITH = {"job_instance_model:headwaiter_kv_cache_short_iterations:ratio_rate5m": "headwaiter_kv_cache_limit_bytes"}
 _QUANTILE = re.compile(r"job_model:(headwaiter_\w+_duration_seconds):quantile5m")
 _SHARES: Mapping[str, Callable[[Window], dict[str, float]]] = {
     "job:headwaiter_requests_failed:ratio_rate": lambda window: {"": failed_share(window)},
@@ -80,7 +86,9 @@ def expected_series(name: str, labels: Mapping[str, str], window: Window) -> Ser
     if name in _RATES:
         return ((told, rise / _RULE_SECONDS) for told, rise in _grouped(window, _RATES[name], level))
     if name in _RATIOS:
-        return _ratios(window, *_RATIOS[name], level)
+        ratios = _ratios(window, *_RATIOS[name], level)
+        models = window.gauges(_ONLY_WITH[name], "model") if name in _ONLY_WITH else None
+        return (each for each in ratios if models is None or each[0]["model"] in models)
     if (match := _QUANTILE.fullmatch(name)) is not None:
         return _quantiles(window, match[1], float(labels["quantile"]))
     (shares,) = (each for prefix, each in _SHARES.items() if name.startswith(prefix))

@@ -26,6 +26,8 @@ SLO_SECONDS = 0.25
 MOST_CALLS = 8
 MOST_TEXTS = 100_000
 MEMORY_BYTES = 4_000_000_000
+# Enough for two thirds of the rows with texts of the storm.
+KV_CACHE_BYTES = 20_000_000
 # Texts of each call that takes a place in the storm: more than can be generated meanwhile.
 LONG_TEXTS = 1500
 STORM_SECONDS = 12.0
@@ -72,7 +74,8 @@ def told_story(models: Path, folder: Path) -> Iterator[Story]:
         running_server(
             *("--models", str(models), "--workers", "1", "--slo-seconds", str(SLO_SECONDS)),
             *("--max-calls", str(MOST_CALLS), "--max-texts", str(BIG_TEXTS), "--max-waiting-texts", str(MOST_TEXTS)),
-            *("--memory-limit-bytes", str(MEMORY_BYTES), "--lame-duck-seconds", "0"),
+            *("--memory-limit-bytes", str(MEMORY_BYTES), "--kv-cache-bytes", str(KV_CACHE_BYTES)),
+            *("--lame-duck-seconds", "0"),
         ) as server,
         grpc.insecure_channel(server.grpc, options=[("grpc.enable_retries", 0)]) as channel,
     ):
@@ -134,6 +137,7 @@ def _calm(callers: Callers) -> None:
     callers.together(lambda _: callers.embed("", model="embed"), 20, MOST_CALLS)
     callers.together(lambda _: callers.embed("soup", model="nobody"), 15, MOST_CALLS)
     callers.together(lambda _: callers.generate("waiter", "soup", "lovelace"), 20, MOST_CALLS)
+    callers.together(lambda _: callers.generate("waiter", num_beams=4), 10, MOST_CALLS)
     for _ in range(5):
         callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
 
@@ -158,11 +162,13 @@ def _storm(callers: Callers, server: ServerProcess) -> float:
 
 
 def _take_every_place(callers: Callers, server: ServerProcess, timeout: float | None = None) -> list[Sent]:
-    """Long calls, of which the first half has a deadline, if one is given."""
+    """Long calls, of which the first half has a deadline, if one is given; the last one is a stream."""
+    texts = ["abcdefgh" * 5] * LONG_TEXTS
     sent = [
-        callers.generate(*["abcdefgh" * 5] * LONG_TEXTS, timeout=timeout if number < MOST_CALLS // 2 else None)
-        for number in range(MOST_CALLS)
+        callers.generate(*texts, timeout=timeout if number < MOST_CALLS // 2 else None)
+        for number in range(MOST_CALLS - 1)
     ]
+    sent.append(callers.generate_unread(*texts))
     _until(server, "headwaiter_waiting_texts_held", MOST_CALLS * LONG_TEXTS)
     return sent
 

@@ -45,6 +45,15 @@ def test_text_to_generate_from(server: ServerProcess) -> None:
     assert told["answer"] == "'W ER1 D', 3 tokens"
 
 
+def test_what_generated_tokens_attended_to(server: ServerProcess) -> None:
+    """A row for each of them, over all the tokens that the model read."""
+    told = explain(server.grpc, "word", "--attention")["attention"]
+    assert (told["source_tokens"], told["tokens"]) == ([*"word", "</s>"], ["W", "ER1", "D"])
+    assert [len(row) for row in told["weights"]] == [5, 5, 5]
+    assert [sum(row) for row in told["weights"]] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert min(told["layers"], told["heads"]) >= 1
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("task", "options", "more_tokens"),

@@ -73,6 +73,25 @@ def test_generation_is_measured(server: ServerProcess, tmp_path: Path) -> None:
     result = run_load(tmp_path / "result.json", *arguments, "--max-new-tokens", "8", "--deadline-seconds", "20")
     assert (result.settings.task, result.errors, len(result.tester.processes)) == ("generate", (), 2)
     assert result.answered == result.scheduled > 0
+    assert result.generation is not None
+    assert result.generation.tokens > result.answered
+    assert result.generation.first_token is None
+
+
+def test_pieces_are_measured(server: ServerProcess, tmp_path: Path) -> None:
+    """Each text has its first token before its call has its end, and a gap before each further piece."""
+    words = tmp_path / "words.txt"
+    words.write_text("onomatopoeia\nwaiter\nhead\n")
+    arguments = ("--target", server.grpc, "--outstanding", "4", "--texts", str(words), "--texts-per-call", "2")
+    result = run_load(tmp_path / "result.json", *arguments, "--stream")
+    generation = result.generation
+    assert generation is not None
+    assert generation.first_token is not None
+    assert generation.between_tokens is not None
+    assert (result.failed, generation.first_token.count) == (0, result.texts)
+    assert 0 < generation.first_token.p50_seconds <= result.latency.p50_seconds
+    assert result.texts < generation.first_token.count + generation.between_tokens.count <= generation.tokens
+    assert generation.tokens_per_second > 0
 
 
 def test_refused_calls_are_counted_as_the_server_refused_them(encoder_server: ServerProcess, tmp_path: Path) -> None:

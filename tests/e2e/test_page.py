@@ -199,6 +199,36 @@ def test_from_the_first_call_to_figures_that_agree_with_what_was_sent(browser: B
         assert (sums["calls all"], sums["calls not OK"]) == (approximately(30), 0)
 
 
+def test_figures_of_generation_are_shown_where_a_model_generates(
+    browser: Browser, models_dir: Path, encoders_dir: Path, tmp_path: Path
+) -> None:
+    """First tokens, next tokens and the cache; of an encoder, which has none of them, they are not shown at all."""
+    for name, source in (("pronounce", models_dir), ("embed", encoders_dir)):
+        (tmp_path / name).symlink_to((source / name).resolve())
+    seen = "[...document.querySelectorAll('[data-tile], .chart')].filter((each) => each.getClientRects().length).length"
+    with serving(tmp_path) as server, opened(browser, server.metrics) as page, Client(server.grpc) as client:
+        tokens = 0
+        for _ in range(20):
+            reply = client.generate(["hello", "world"], model="pronounce")
+            tokens += sum(len(each.token_ids) for each in reply.generations)
+        client.embed(["soup"], model="embed")
+        wait_for_tile(page, "calls", 2.0, 2.1)
+        assert tile(page, "first-token") > 0
+        assert page.text("[data-tile=first-token] .more:last-child").startswith("next ")
+        assert page.evaluate(seen) == 10 + 12
+        sums = read_back(page)
+        assert sums["tokens generated"] == approximately(tokens)
+        assert sums["first-token p50"] > 0
+        assert sums["next-tokens p99"] > 0
+        assert sums["kv-cache in use"] == 0  # nobody is there any more
+        choose(page, "embed")
+        page.wait(f"{seen} === 8 + 9")
+        choose(page, "pronounce")
+        page.wait(f"{seen} === 10 + 12")
+        widths = page.evaluate("[...document.querySelectorAll('.plot canvas')].map((canvas) => canvas.clientWidth)")
+        assert min(widths) > 200, "charts that were hidden are drawn as wide as they are"
+
+
 def choose(page: Page, model: str) -> None:
     page.evaluate(
         f"""(() => {{
@@ -246,6 +276,7 @@ def test_goes_on_while_the_server_is_overloaded(browser: Browser, two_models: Pa
         try:
             with opened(browser, server.metrics) as page:
                 wait_for_tile(page, "queue", 100, 6 * 48)
+                wait_for_tile(page, "kv-cache", 0.1, 100)
                 # Not all of its time: between two steps the worker waits for the event loop, which others want as well.
                 page.wait(f"parseFloat({LEGENDS.strip()}.find(([name]) => name.startsWith('saturation'))[1]) > 50")
                 before = len(page.requested())
@@ -288,7 +319,7 @@ def test_narrow_screens_scroll_one_way(browser: Browser, server: ServerProcess) 
     with opened(browser, server.metrics, width=360, height=740) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         widths = page.evaluate("[...document.querySelectorAll('.plot canvas')].map((canvas) => canvas.clientWidth)")
-        assert len(widths) == 9
+        assert len(widths) == 12
         assert min(widths) > 280
 
 

@@ -85,6 +85,13 @@ def test_generation_in_the_callers_trace(server: ServerProcess, collector: OtlpR
     assert set(told) == {call.name, "tokenize", "queue", "generate"}
     assert {each.attributes["headwaiter.text.index"]: each for each in told["generate"]}.keys() == {0, 1}
     assert sorted(each.attributes["headwaiter.generated_tokens"] for each in told["generate"]) == sorted(tokens)
+    for text in told["generate"]:
+        assert text.attributes["headwaiter.finish_reason"] == "end_of_sequence"
+        moments = [text.span.start_time_unix_nano, *(event.time_unix_nano for event in text.span.events)]
+        assert [event.name for event in text.span.events] == ["prefilled", "first token"]
+        assert moments == sorted(moments)
+        assert moments[-1] <= text.span.end_time_unix_nano
+        assert 0 < text.attributes["headwaiter.first_token_seconds"] < reply.timings.total_seconds
     for each in [*told["tokenize"], *told["queue"], *told["generate"]]:
         assert each.parent == call.id
         assert call.span.start_time_unix_nano <= each.span.start_time_unix_nano

@@ -38,7 +38,7 @@ def test_manifest_describes_the_model(bundle: Path, checkpoint: Path) -> None:
     manifest = read_manifest(bundle)
     config = json.loads((checkpoint / "config.json").read_text())
     assert (manifest.format_version, manifest.task) == (1, bundle_pb2.TASK_GENERATE)
-    assert manifest.graph_kind == bundle_pb2.GRAPH_KIND_PACKED
+    assert manifest.graph_kind == bundle_pb2.GRAPH_KIND_CACHED
     assert manifest.architecture == config["architecture"]
     assert manifest.limits == bundle_pb2.Limits(max_source_tokens=32, max_new_tokens=12)
     assert manifest.special_tokens == bundle_pb2.SpecialTokens(pad_id=0, bos_id=1, eos_id=2, unk_id=3)
@@ -52,7 +52,7 @@ def test_manifest_describes_the_graphs(bundle: Path) -> None:
     graphs = read_manifest(bundle).variants[0].graphs
     assert [graph.role for graph in graphs] == [
         bundle_pb2.GRAPH_ROLE_ENCODER,
-        bundle_pb2.GRAPH_ROLE_DECODER_STEP,
+        bundle_pb2.GRAPH_ROLE_DECODER,
     ]
     for graph in graphs:
         model = onnx.load(bundle / graph.file.name, load_external_data=False).graph
@@ -66,9 +66,10 @@ def test_manifest_describes_the_graphs(bundle: Path) -> None:
                 for value in values
             ]
             assert list(said) == found
-    step = {tensor.name: list(tensor.shape) for tensor in graphs[1].inputs}
-    assert step["self_key_1"] == ["batch", "4", "capacity", "8"]
-    assert step["cross_value_0"] == ["batch", "4", "source", "8"]
+    given = {tensor.name: list(tensor.shape) for tensor in graphs[1].inputs}
+    assert given["key_1"] == ["rows", "4", "capacity", "8"]
+    assert given["cross_value_0"] == ["rows", "4", "source", "8"]
+    assert list(graphs[1].outputs[1].shape) == ["rows", "2", "4", "source"]
 
 
 def test_unknown_manifest_field_is_refused(bundle: Path) -> None:

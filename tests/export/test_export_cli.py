@@ -82,16 +82,15 @@ def test_real_export_is_quiet_about_the_tools(exported: Exported) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
         "load",
-        "encoder graph",
-        "decoder-step graph",
-        "parity (25)",
-        "comparing greedy decoding on 500 texts of sample_texts.txt",
-        "words (500)",
+        "graphs",
+        "comparing greedy decoding on 500 texts of sample_texts.txt and 100 texts of random tokens",
+        "reference (600)",
+        "parity (600)",
         "write",
     ]
     report = json.loads(done.stdout)
-    assert report["texts_identical"] == 500
-    assert (report["task"], report["graph"], report["max_source_tokens"]) == ("generate", "packed", 32)
+    assert report["texts_identical"] == 600
+    assert (report["task"], report["graph"], report["max_source_tokens"]) == ("generate", "cached", 32)
 
 
 def test_importing_does_not_import_torch() -> None:

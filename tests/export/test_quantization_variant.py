@@ -191,7 +191,7 @@ def test_reranker_reads_pairs(
 
 def test_other_models_have_none(stand_in: Callable[..., Path], tmp_path: Path) -> None:
     """Asked for and not to be had is an error, not a bundle without it."""
-    with pytest.raises(errors.NothingToQuantizeError, match="only encoders"):
+    with pytest.raises(errors.NothingToQuantizeError, match="have no int8 variant"):
         export_checkpoint(stand_in(), tmp_path / "m" / "1", Options(int8=Wishes()))
     assert not (tmp_path / "m").exists()
 

@@ -9,6 +9,8 @@ from headwaiter import (
     SERVICE_CONFIG,
     TLS,
     AsyncClient,
+    AsyncGenerationStream,
+    Attention,
     ChannelOptions,
     ClassifyReply,
     Client,
@@ -16,10 +18,13 @@ from headwaiter import (
     EmbedReply,
     FinishReason,
     GenerateReply,
+    GenerationPiece,
     GenerationResult,
+    GenerationStream,
     GraphKind,
     HeadwaiterError,
     HealthStatus,
+    Hypothesis,
     InternalServerError,
     InvalidRequestError,
     ModelInfo,
@@ -33,6 +38,7 @@ from headwaiter import (
     Task,
     Tokenization,
     TokenizeReply,
+    TokenLogprob,
     Vectors,
 )
 
@@ -66,6 +72,37 @@ def blocking() -> None:
         client.generate("a", "m")  # type: ignore[call-arg]
 
 
+def generation(client: Client) -> None:
+    """Options of generation, what they bring, and streams."""
+    reply = client.generate(
+        "a",
+        temperature=0.5,
+        top_k=40,
+        top_p=0.9,
+        repetition_penalty=1.1,
+        seed=7,
+        num_beams=4,
+        num_return_sequences=2,
+        length_penalty=1,
+        stop=["\n"],
+        stop_token_ids=(3,),
+        logprobs=5,
+        attention=True,
+    )
+    assert_type(reply.generations[0].logprobs, tuple[TokenLogprob, ...])
+    assert_type(reply.generations[0].alternatives, tuple[Hypothesis, ...])
+    assert_type(reply.generations[0].attention, Attention | None)
+    assert_type(reply.generations[0].score, float | None)
+    assert_type(reply.generations[0].seed, int | None)
+    with client.generate_stream(["a", "b"], stop="end") as stream:
+        assert_type(stream, GenerationStream)
+        for piece in stream:
+            assert_type(piece, GenerationPiece)
+            assert_type(piece.finished, GenerationResult | None)
+        assert_type(stream.reply(), GenerateReply)
+    client.generate("a", logprobs="5")  # type: ignore[arg-type]
+
+
 def encoders(client: Client) -> None:
     """Calls to encoders."""
     embedded = client.embed(["a", "b"], model="m", prompt="query", dimensions=64, normalize=True, truncate=True)
@@ -94,6 +131,11 @@ async def awaited() -> None:
     async with AsyncClient() as client:
         assert_type(client, AsyncClient)
         assert_type(await client.generate(("a", "b")), GenerateReply)
+        async with client.generate_stream("a", seed=1) as stream:
+            assert_type(stream, AsyncGenerationStream)
+            async for piece in stream:
+                assert_type(piece, GenerationPiece)
+            assert_type(await stream.reply(), GenerateReply)
         assert_type(await client.models(), tuple[ModelInfo, ...])
         assert_type(await client.model(version=2), ModelInfo)
         assert_type(await client.health(), HealthStatus)

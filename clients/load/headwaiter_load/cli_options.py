@@ -36,7 +36,12 @@ _OPTIONS = (
     ),
     click.option("--model", default="", metavar="NAME", help="Model; may be left out when there is only one."),
     click.option("--version", default="", metavar="N", help="Version of the model; by default the one that serves."),
-    click.option("--stream", is_flag=True, help="Send messages of one stream for each connection, not calls."),
+    click.option(
+        "--stream",
+        is_flag=True,
+        help="Send messages of one stream for each connection, not calls; of generate, have each call answered in"
+        " pieces.",
+    ),
     click.option("--texts-per-call", type=click.IntRange(1, 100_000), metavar="N", help="Texts, or rows.  [1]"),
     click.option(
         "--texts", type=_PATH, help="File with a text on each line; by default they are made of common words."

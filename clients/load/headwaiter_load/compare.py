@@ -11,7 +11,7 @@ from headwaiter_load import confidence, figures, units
 from headwaiter_load.confidence import Interval, Sample, Second
 from headwaiter_load.figures import Cell, Figure, Section
 from headwaiter_load.histograms import Histogram
-from headwaiter_load.results import CapacityResult, Distribution, Result, RunResult, Settings
+from headwaiter_load.results import CapacityResult, Distribution, GenerationFigures, Result, RunResult, Settings
 from headwaiter_load.server_side import Stretch, server_side
 
 Verdict = Literal["better", "worse", "no difference shown", "cannot be told"]
@@ -141,6 +141,7 @@ def _coarse(histogram: str) -> list[tuple[float, int]]:
 def _plain(before: RunResult, after: RunResult) -> Iterable[tuple[str, Figure, Figure]]:
     yield "max", figures.seconds(before.latency.max_seconds), figures.seconds(after.latency.max_seconds)
     yield "texts", figures.rate(before.texts_per_second), figures.rate(after.texts_per_second)
+    yield from _tokens(before.generation, after.generation)
     used = [figures.seconds(figures.tester_cpu_seconds(result)) for result in (before, after)]
     yield "tester's CPU for 1000 calls", used[0], used[1]
     first, second = _stretch(before), _stretch(after)
@@ -151,6 +152,20 @@ def _plain(before: RunResult, after: RunResult) -> Iterable[tuple[str, Figure, F
     yield "processors used by the server", figures.number(first.cores), figures.number(second.cores)
     yield "tokens in a run, mean", figures.number(first.tokens_per_run), figures.number(second.tokens_per_run)
     yield "padding, of computed tokens", figures.share(first.padding_ratio), figures.share(second.padding_ratio)
+
+
+def _tokens(before: GenerationFigures | None, after: GenerationFigures | None) -> Iterable[tuple[str, Figure, Figure]]:
+    if before is None or after is None:
+        return
+    yield "tokens", figures.rate(before.tokens_per_second), figures.rate(after.tokens_per_second)
+    pairs = {
+        "first token": (before.first_token, after.first_token),
+        "between tokens": (before.between_tokens, after.between_tokens),
+    }
+    for name, (first, second) in pairs.items():
+        if first is not None and second is not None:
+            yield f"{name}, p50", figures.seconds(first.p50_seconds), figures.seconds(second.p50_seconds)
+            yield f"{name}, p99", figures.seconds(first.p99_seconds), figures.seconds(second.p99_seconds)
 
 
 def _stretch(result: RunResult) -> Stretch | None:

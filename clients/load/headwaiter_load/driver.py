@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from headwaiter_load import schedules
 from headwaiter_load.histograms import Histogram
+from headwaiter_load.outcome import Outcome
 from headwaiter_load.recorder import Recorder, Report, Window
 from headwaiter_load.requests import Requests
 from headwaiter_load.schedules import Closed, Load, Replay
-from headwaiter_load.senders import Outcome, Sender
+from headwaiter_load.senders import Sender
 
 # Calls that are due at once start in groups, so that answers are taken in between.
 _STARTS_AT_ONCE: Final = 64

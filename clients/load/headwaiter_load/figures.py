@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from headwaiter_load import backlog, units
-from headwaiter_load.results import CapacityResult, Distribution, RunResult, Settings
+from headwaiter_load.results import Distribution, GenerationFigures, RunResult, Settings
 from headwaiter_load.server_side import ServerSide
 
 _SHOWN_PERCENTILES: Final = ("50", "90", "99", "99.9")
+_SPREAD_COLUMNS: Final = ("", *(f"p{percentile}" for percentile in _SHOWN_PERCENTILES), "max", "mean")
+# Tokens of a piece in the mean, up to which they came one by one.
+_ONE_BY_ONE: Final = 1.005
 # A percentile is made of the calls beyond it; of fewer than these it is little more than the longest call.
 _FEWEST_BEYOND: Final = 5
 
@@ -96,7 +99,7 @@ def settings_section(settings: Settings) -> Section:
     rows: tuple[tuple[Cell, ...], ...] = (
         ("Server", settings.target),
         ("Protocol", {"headwaiter": "headwaiter.v1", "oip": "Open Inference Protocol"}[settings.protocol]),
-        ("Task", f"{settings.task}{', as messages of streams' if settings.stream else ''}"),
+        ("Task", f"{settings.task}{_streamed(settings)}"),
         ("Model", " ".join(filter(None, (settings.model or "the only one", settings.version)))),
         ("Load", load_in_words(settings)),
         ("Texts per call", texts),
@@ -109,10 +112,16 @@ def settings_section(settings: Settings) -> Section:
     return Section("Settings", ("", ""), rows)
 
 
+def _streamed(settings: Settings) -> str:
+    if not settings.stream:
+        return ""
+    return ", answered in pieces" if settings.task == "generate" else ", as messages of streams"
+
+
 def run_sections(result: RunResult) -> list[Section]:
     """Everything that was measured from the caller's side, and of the tester itself."""
     errors = [_errors(result)] if result.errors else []
-    return [_latencies(result), *errors, _rates(result), _tester(result)]
+    return [_latencies(result), *_token_times(result), *errors, _rates(result), _tester(result)]
 
 
 def run_warnings(result: RunResult, server: ServerSide | None) -> list[str]:
@@ -140,11 +149,20 @@ def _rates(result: RunResult) -> Section:
         ("Due", count(result.scheduled), rate(result.offered_per_second)),
         ("Answered", count(result.answered), rate(result.answered_per_second)),
         ("Texts answered", count(result.texts), rate(result.texts_per_second)),
+        *_tokens(result.generation),
         ("Failed", count(result.failed), share(result.error_ratio)),
     )
-    return Section(
-        "Calls", ("", "number", "rate"), rows, f"of {units.seconds(result.measured_seconds)}, warm-up left out"
+    # What is due near the end is answered after it.
+    note = (
+        f"of {units.seconds(result.measured_seconds)}, warm-up left out; numbers are of calls that were due in them,"
+        " rates of answers that came in them"
     )
+    return Section("Calls", ("", "number", "rate"), rows, note)
+
+
+def _tokens(generation: GenerationFigures | None) -> Iterable[tuple[Cell, ...]]:
+    if generation is not None:
+        yield "Tokens generated", count(generation.tokens), rate(generation.tokens_per_second)
 
 
 def _latencies(result: RunResult) -> Section:
@@ -153,11 +171,26 @@ def _latencies(result: RunResult) -> Section:
         rows.append(("From when it was sent", *_spread(result.service_time)))
     if result.failed:
         rows.append(("Of failed calls", *_spread(result.error_latency)))
-    columns = ("", *(f"p{percentile}" for percentile in _SHOWN_PERCENTILES), "max", "mean")
     note = ""
     if few := [f"p{each}" for each in _SHOWN_PERCENTILES if not _enough(result.latency.count, each)]:
         note = f"fewer than {_FEWEST_BEYOND} calls lie beyond {few[0]}: it says little"
-    return Section("Latency", columns, tuple(rows), note, wide=True)
+    return Section("Latency", _SPREAD_COLUMNS, tuple(rows), note, wide=True)
+
+
+def _token_times(result: RunResult) -> Iterable[Section]:
+    generation = result.generation
+    if generation is None or generation.first_token is None:
+        return
+    rows: list[tuple[Cell, ...]] = [("First, from when due", *_spread(generation.first_token))]
+    if result.settings.load != "closed" and generation.first_token_service_time is not None:
+        rows.append(("First, from when sent", *_spread(generation.first_token_service_time)))
+    pieces = generation.first_token.count
+    if generation.between_tokens is not None:
+        rows.append(("From one to the next", *_spread(generation.between_tokens)))
+        pieces += generation.between_tokens.count
+    together = generation.tokens / pieces
+    note = f"a piece brought {units.number(together)} in the mean; what comes together counts once"
+    yield Section("Tokens", _SPREAD_COLUMNS, tuple(rows), note if together > _ONE_BY_ONE else "", wide=True)
 
 
 def _enough(calls: int, percentile: str) -> bool:
@@ -217,46 +250,3 @@ def several_section(runs: Mapping[str, RunResult]) -> Section:
         )
     columns = ("", "load", "due", "answered", "p50", "p90", "p99", "failed", "tester's CPU")
     return Section("The runs", columns, tuple(rows), wide=True)
-
-
-def search_section(result: CapacityResult) -> Section:
-    """The steps of a search for capacity."""
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            f"{step.number}. {step.phase}{', second try' if step.attempt > 1 else ''}",
-            rate(step.rate),
-            rate(step.answered_per_second),
-            seconds(step.p50_seconds),
-            seconds(step.p99_seconds),
-            share(step.error_ratio),
-            share(step.cpu_share),
-            "met" if step.met else f"missed: {'; '.join(step.reasons)}",
-        )
-        for step in result.steps
-    )
-    columns = ("Step", "offered", "answered", "p50", "p99", "failed", "tester's CPU", "goal")
-    goal = f"goal: p99 at most {units.seconds(result.goal.p99_seconds)}, failed at most"
-    return Section("Steps of the search", columns, rows, f"{goal} {units.share(result.goal.error_ratio)}", wide=True)
-
-
-def capacity_in_words(result: CapacityResult) -> str:
-    """What the search found, in one sentence."""
-    if result.capacity_per_second is None:
-        return _nothing_found(result)
-    found = f"Capacity: {units.rate(result.capacity_per_second)}"
-    return {
-        "server": f"{found}; {units.rate(result.missed_per_second)} was too much.",
-        "max-rate": f"{found} or more: the highest rate that was allowed met the goal.",
-        "tester": f"{found} or more: the tester itself could not send faster.",
-        "interrupted": f"{found} or more: the search was interrupted.",
-    }[result.limited_by]
-
-
-def _nothing_found(result: CapacityResult) -> str:
-    if not result.steps:
-        return "No rate was tried."
-    lowest = units.rate(min(step.rate for step in result.steps))
-    return {
-        "tester": f"Nothing is known of the server: the tester itself could not send {lowest} in time.",
-        "interrupted": f"No rate had met the goal when the search was interrupted, not even {lowest}.",
-    }.get(result.limited_by, f"No rate met the goal, not even {lowest}.")

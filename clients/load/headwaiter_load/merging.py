@@ -9,7 +9,17 @@ from typing import Any, Final
 
 from headwaiter_load.histograms import Histogram
 from headwaiter_load.recorder import Bin, Report, Window
-from headwaiter_load.results import ErrorCount, Moment, ProcessUse, RunResult, Settings, TesterUse
+from headwaiter_load.results import (
+    Distribution,
+    ErrorCount,
+    GenerationFigures,
+    Moment,
+    ProcessUse,
+    RunResult,
+    Settings,
+    TesterUse,
+)
+from headwaiter_load.token_recorder import TokenReport
 
 # Of one core; above it, a process has no time to look at an answer when it comes.
 _BUSY_CPU_SHARE: Final = 0.85
@@ -73,6 +83,7 @@ def merge(
         tester=_tester(reports, latency, lateness),
         server=server,
         left_out=sum(each.left_out for each in reports),
+        generation=_generation([each.generation for each in reports if each.generation is not None], seconds),
     )
 
 
@@ -86,6 +97,23 @@ def _merged(encoded: Iterable[str], *, coarse: bool = False) -> Histogram:
         if each:
             merged.add_encoded(each)
     return merged
+
+
+def _generation(reports: Sequence[TokenReport], seconds: float) -> GenerationFigures | None:
+    if not reports:
+        return None
+
+    def distribution(encoded: Iterable[str]) -> Distribution | None:
+        merged = _merged(encoded)
+        return merged.distribution() if merged.count else None
+
+    return GenerationFigures(
+        tokens=sum(each.tokens for each in reports),
+        tokens_per_second=_rate(sum(each.window_tokens for each in reports), seconds),
+        first_token=distribution(each.first_token for each in reports),
+        first_token_service_time=distribution(each.first_token_service_time for each in reports),
+        between_tokens=distribution(each.between_tokens for each in reports),
+    )
 
 
 def _errors(reports: Sequence[Report]) -> tuple[ErrorCount, ...]:

@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from headwaiter_load import figures, markup, plots, units
+from headwaiter_load import capacity_figures, figures, markup, plots, units
 from headwaiter_load.plots import Plot
-from headwaiter_load.results import CapacityResult, Result, RunResult, Settings
+from headwaiter_load.results import CapacityResult, GenerationFigures, Result, RunResult, Settings
 from headwaiter_load.server_figures import server_sections
 from headwaiter_load.server_plots import server_plots
 from headwaiter_load.server_side import ServerSide, server_side
@@ -44,11 +44,11 @@ def capacity_page(result: CapacityResult) -> str:
     """The report of a search for capacity, and of its best run."""
     drawn = plots.capacity_plots(result) if result.steps else []
     content = [
-        f"<p class=headline>{markup.text(figures.capacity_in_words(result))}</p>",
+        f"<p class=headline>{markup.text(capacity_figures.capacity_in_words(result))}</p>",
         markup.warnings([] if result.finished else ["The search did not go to its end."]),
         "<h2>The search</h2>",
         markup.frames(drawn),
-        markup.tables([figures.search_section(result)]),
+        markup.tables([capacity_figures.search_section(result)]),
     ]
     if result.best is not None:
         rate = units.rate(result.capacity_per_second)
@@ -107,12 +107,26 @@ def _tiles(result: RunResult) -> str:
             markup.tile("p50", figures.seconds(times.get("50")), f"p90 {units.seconds(times.get('90'))}"),
             markup.tile("p99", figures.seconds(times.get("99")), f"p99.9 {units.seconds(times.get('99.9'))}"),
             markup.tile("Longest", figures.seconds(times.get("max"))),
+            *_token_tiles(result.generation),
             markup.tile("Failed", figures.share(result.error_ratio), failed, bad=result.failed > 0),
             markup.tile(
                 "Tester's CPU", figures.share(busiest), "of one core, its busiest process", bad=result.tester.bottleneck
             ),
         ]
     )
+
+
+def _token_tiles(generation: GenerationFigures | None) -> Iterable[str]:
+    if generation is None:
+        return
+    in_all = f"{units.count(generation.tokens)} in all"
+    yield markup.tile("Tokens", figures.rate(generation.tokens_per_second), in_all)
+    for name, times in (
+        ("First token, p50", generation.first_token),
+        ("Between tokens, p50", generation.between_tokens),
+    ):
+        if times is not None:
+            yield markup.tile(name, figures.seconds(times.p50_seconds), f"p99 {units.seconds(times.p99_seconds)}")
 
 
 def _title(settings: Settings, what: str = "Load test") -> str:

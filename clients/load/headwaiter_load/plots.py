@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 from headwaiter_load.histograms import Histogram
-from headwaiter_load.results import CapacityResult, Distribution, Moment, RunResult
+from headwaiter_load.results import CapacityResult, Distribution, GenerationFigures, Moment, RunResult
 
 # Points of a curve of percentiles for each factor of ten that calls get rarer.
 _POINTS_PER_DECADE: Final = 40
@@ -90,23 +90,33 @@ def run_plots(result: RunResult) -> list[Plot]:
         if result.settings.load != "closed":
             curves["from when it was sent"] = result.service_time
         plots.append(percentile_plot(curves))
+    if result.generation is not None:
+        plots += _token_plots(result.generation)
     if result.timeline:
         plots += _over_time(result.timeline)
     return plots
 
 
-def percentile_plot(curves: Mapping[str, Distribution]) -> Plot:
-    """Latency by percentile, each tenth as rare as the one before as far away: what HDR plots are."""
+def _token_plots(generation: GenerationFigures) -> list[Plot]:
+    times = {"to the first token": generation.first_token, "between tokens": generation.between_tokens}
+    curves = {name: distribution for name, distribution in times.items() if distribution is not None}
+    return [percentile_plot(curves, "token-percentiles", "Times of tokens by percentile")] if curves else []
+
+
+def percentile_plot(
+    curves: Mapping[str, Distribution], name: str = "percentiles", title: str = "Latency by percentile"
+) -> Plot:
+    """Times by percentile, each tenth as rare as the one before as far away: what HDR plots are."""
     most = max(distribution.count for distribution in curves.values())
     steps = math.floor(math.log10(most) * _POINTS_PER_DECADE) + 1
     rarities = [10 ** (step / _POINTS_PER_DECADE) for step in range(steps)]
     series = [
-        Series(name, 1 + number % _COLORS, _curve(distribution, rarities))
-        for number, (name, distribution) in enumerate(curves.items())
+        Series(curve, 1 + number % _COLORS, _curve(distribution, rarities))
+        for number, (curve, distribution) in enumerate(curves.items())
     ]
     return Plot(
-        name="percentiles",
-        title="Latency by percentile",
+        name=name,
+        title=title,
         x_label="percentile",
         x_kind="percentile",
         x=rarities,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headwaiter_load.histograms import Histogram
-from headwaiter_load.senders import OK, Outcome
+from headwaiter_load.outcome import OK, Outcome
+from headwaiter_load.token_recorder import TokenRecorder, TokenReport
 
 _EXAMPLE_CHARACTERS: Final = 300
 
@@ -80,6 +81,7 @@ class Report:
         bins: The time line.
         cpu_seconds: Processor time in the measured part.
         left_out: Calls under way when it was interrupted.
+        generation: What was generated; None of other tasks, and where no call was answered.
     """
 
     number: int
@@ -101,6 +103,7 @@ class Report:
     bins: tuple[Bin, ...]
     cpu_seconds: float
     left_out: int
+    generation: TokenReport | None
 
 
 @dataclass(slots=True)
@@ -144,6 +147,7 @@ class Recorder:
         self._window_answers = self._window_texts = 0
         self._sent_bytes = self._received_bytes = 0
         self._outstanding_at_begin = self._left_out = 0
+        self._generation = TokenRecorder()
         self.live = Live()
 
     def ended(self, due: float, sent: float, ended: float, rows: int, sent_bytes: int, outcome: Outcome) -> None:
@@ -160,6 +164,8 @@ class Recorder:
         window, good = self._window, outcome.code == OK
         if window.holds(ended):
             self._arrived(ended, rows, good=good)
+            if good:
+                self._generation.arrived(outcome.generated)
         if due < window.begin <= ended:
             self._outstanding_at_begin += 1
         if good:
@@ -182,6 +188,7 @@ class Recorder:
         self._texts += rows
         self._latency.record(ended - due)
         self._service_time.record(ended - sent)
+        self._generation.ended(due, sent, outcome.generated)
         moment.latency = moment.latency or Histogram(coarse=True)
         moment.latency.record(ended - due)
 
@@ -212,6 +219,7 @@ class Recorder:
             bins=tuple(each.closed() for each in self._bins),
             cpu_seconds=cpu_seconds,
             left_out=self._left_out,
+            generation=self._generation.report(),
         )
 
     def _arrived(self, time: float, rows: int, *, good: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from headwaiter_load import figures
+from headwaiter_load import capacity_figures, figures
 from headwaiter_load.figures import Cell, Figure, Section
 from headwaiter_load.results import CapacityResult, Result, RunResult
 from headwaiter_load.server_figures import server_sections
@@ -25,10 +25,10 @@ def print_result(result: Result, console: Console) -> None:
         DecodingError: What the result holds of the server's metrics is nothing that this version has written.
     """
     if isinstance(result, CapacityResult):
-        print_sections([figures.search_section(result)] if result.steps else [], console)
+        print_sections([capacity_figures.search_section(result)] if result.steps else [], console)
         if result.best is not None:
             _print_run(result.best, console)
-        console.print(f"\n[bold]{escape(figures.capacity_in_words(result))}[/bold]")
+        console.print(f"\n[bold]{escape(capacity_figures.capacity_in_words(result))}[/bold]")
     else:
         _print_run(result, console)
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from headwaiter_load.errors import BadInputError
 
-Exchange = Literal["unary", "embed-stream", "infer-stream"]
+Exchange = Literal["unary", "generate", "generate-stream", "embed-stream", "infer-stream"]
 
 # Of texts without end: enough that no cache holds a run's texts by chance, and few enough to be made at once.
 MADE_CALLS: Final = 4096
@@ -22,7 +22,7 @@ class Requests:
 
     Attributes:
         path: The method's full name on the wire, `/package.Service/Method`.
-        exchange: Whether each message is a call of its own, or one of a stream, and of which.
+        exchange: Whether each message is a call of its own, and how that is answered, or one of a stream, and of which.
         payloads: The messages; call number n sends number n modulo their count.
         rows: Texts, or rows, of each.
     """

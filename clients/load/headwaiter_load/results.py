@@ -68,7 +68,7 @@ class Settings:
         task: What the calls ask for: "embed", "generate", ...; "infer" of the Open Inference Protocol.
         model: The model, as asked for; empty where the server's only one was meant.
         version: Its version as asked for; empty for the one that serves by default.
-        stream: Whether calls were messages of long-lived streams.
+        stream: Whether calls were messages of long-lived streams; of "generate", whether they were answered in pieces.
         texts_per_call: Texts, or rows, of a call; 0 where a trace decides.
         load: How calls came.
         rate: Calls a second of an open loop; None where it was not fixed.
@@ -190,6 +190,27 @@ class TesterUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationFigures:
+    """What was generated, and when it came.
+
+    Attributes:
+        tokens: Tokens of the calls that were answered.
+        tokens_per_second: Of answers with OK that *came* in the measured part, by its length.
+        first_token: From when a call was due to the first token of each of its texts. None, as the others, of calls
+            that were not answered in pieces.
+        first_token_service_time: From when it was really sent, of the same tokens.
+        between_tokens: Between a piece of a text that brings tokens and the next such piece of it, as the caller saw
+            them: what comes together counts once.
+    """
+
+    tokens: int
+    tokens_per_second: float
+    first_token: Distribution | None
+    first_token_service_time: Distribution | None
+    between_tokens: Distribution | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """What one load did.
 
@@ -221,6 +242,7 @@ class RunResult:
         server: What the server's own metrics say of the same time, as `breakdown.py` has it; None if not asked.
         left_out: Calls that were under way when the run was interrupted: nothing is known of them, so that they count
             nowhere else, not even in `scheduled`.
+        generation: What was generated, and when it came; None of other tasks, and where no call was answered.
     """
 
     tool_version: str
@@ -247,6 +269,7 @@ class RunResult:
     tester: TesterUse
     server: dict[str, Any] | None = None
     left_out: int = 0
+    generation: GenerationFigures | None = None
     kind: Literal["run"] = "run"
     format_version: int = FORMAT_VERSION
 

@@ -14,26 +14,11 @@ from headwaiter_proto.inference import grpc_service_pb2 as inference
 from headwaiter_proto.v1 import inference_pb2
 
 from headwaiter_load.endpoint import Metadata
+from headwaiter_load.generation_senders import GenerateStreamSender, whole_answer
+from headwaiter_load.outcome import OK, Outcome, failure
 from headwaiter_load.requests import Exchange
 
-OK: Final = "OK"
 _CODES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one message.
-
-    Attributes:
-        code: Name of a gRPC status code.
-        message: What the server said of it, if it is not OK.
-        received_bytes: Length of the answer.
-    """
-
-    code: str
-    message: str = ""
-    received_bytes: int = 0
-
 
 _LATE: Final = Outcome("DEADLINE_EXCEEDED", "no answer within the deadline")
 
@@ -49,20 +34,23 @@ class Sender(Protocol):
 
 
 class UnarySender:
-    """Each message is a call; channels take turns."""
+    """Each message is a call with one answer; channels take turns."""
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel], path: str, metadata: Metadata) -> None:
+    def __init__(
+        self, channels: Sequence[grpc.aio.Channel], path: str, metadata: Metadata, read: Callable[[bytes], Outcome]
+    ) -> None:
         methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [each.unary_unary(path) for each in channels]
         self._methods = itertools.cycle(methods)
         self._metadata = metadata or None
+        self._read = read
 
     async def send(self, payload: bytes, timeout_seconds: float | None) -> Outcome:
         """As of `Sender`."""
         try:
             answer = await next(self._methods)(payload, timeout=timeout_seconds, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            return _failure(error)
-        return Outcome(OK, received_bytes=len(answer))
+            return failure(error)
+        return self._read(answer)
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -158,12 +146,12 @@ class _StreamLane:
         """One stream, from its first message to its end."""
         call = self._method(metadata=self._metadata)
         writing = asyncio.create_task(self._write(call))
-        failure = Outcome("UNAVAILABLE", "the server ended the stream")
+        broken = Outcome("UNAVAILABLE", "the server ended the stream")
         try:
             while isinstance(answer := await call.read(), bytes):
                 self._take(answer)
         except grpc.aio.AioRpcError as error:
-            failure = _failure(error)
+            broken = failure(error)
         finally:
             writing.cancel()
             call.cancel()
@@ -171,7 +159,7 @@ class _StreamLane:
             self._unsent = asyncio.Queue()
             for each in self._waiting.values():
                 if not each.done():
-                    each.set_result(failure)
+                    each.set_result(broken)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         unsent = self._unsent
@@ -195,15 +183,22 @@ class _StreamLane:
 
 def make_sender(exchange: Exchange, channels: Sequence[grpc.aio.Channel], path: str, metadata: Metadata) -> Sender:
     """The sender for a run's kind of messages."""
-    if exchange == "unary":
-        return UnarySender(channels, path, metadata)
-    if exchange == "embed-stream":
-        return StreamSender(channels, path, metadata, _embed_message, _embed_answer)
-    return StreamSender(channels, path, metadata, _infer_message, _infer_answer)
+    match exchange:
+        case "unary":
+            return UnarySender(channels, path, metadata, _any_answer)
+        case "generate":
+            return UnarySender(channels, path, metadata, whole_answer)
+        case "generate-stream":
+            return GenerateStreamSender(channels, path, metadata)
+        case "embed-stream":
+            return StreamSender(channels, path, metadata, _embed_message, _embed_answer)
+        case "infer-stream":
+            return StreamSender(channels, path, metadata, _infer_message, _infer_answer)
 
 
-def _failure(error: grpc.aio.AioRpcError) -> Outcome:
-    return Outcome(error.code().name, error.details() or "")
+def _any_answer(raw: bytes) -> Outcome:
+    """That there is one is all that counts."""
+    return Outcome(OK, received_bytes=len(raw))
 
 
 def _embed_message(number: int, payload: bytes) -> bytes:
@@ -216,7 +211,7 @@ def _embed_answer(raw: bytes) -> Answer:
     if answer.WhichOneof("outcome") == "error":
         code = _CODES.get(answer.error.code, "UNKNOWN")
         return Answer(answer.id, Outcome(code, answer.error.message, len(raw)))
-    return Answer(answer.id, Outcome(OK, received_bytes=len(raw)))
+    return Answer(answer.id, _any_answer(raw))
 
 
 def _infer_message(number: int, payload: bytes) -> bytes:
@@ -233,7 +228,7 @@ def _infer_answer(raw: bytes) -> Answer:
     final = answer.infer_response.parameters.get("triton_final_response")
     if final is not None and not final.bool_param:
         return Answer(number, None)
-    return Answer(number, Outcome(OK, received_bytes=len(raw)))
+    return Answer(number, _any_answer(raw))
 
 
 def _varint(value: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Final
 from headwaiter_proto.v1 import inference_pb2
 
 from headwaiter_load.errors import BadInputError
-from headwaiter_load.requests import Requests
+from headwaiter_load.requests import Exchange, Requests
 
 _SERVICE: Final = "/headwaiter.v1.InferenceService"
 
@@ -78,6 +78,13 @@ _TASKS: Final[dict[str, tuple[str, Callable[[Asked, Sequence[str]], bytes]]]] = 
 TASKS: Final = tuple(_TASKS)
 
 
+# Of each task that has a stream: its method, and what is exchanged over it.
+_STREAMS: Final[dict[str, tuple[str, Exchange]]] = {
+    "embed": ("EmbedStream", "embed-stream"),
+    "generate": ("GenerateStream", "generate-stream"),
+}
+
+
 def typed_requests(task: str, asked: Asked, calls: Sequence[Sequence[str]], *, stream: bool) -> Requests:
     """The requests of a run.
 
@@ -85,11 +92,14 @@ def typed_requests(task: str, asked: Asked, calls: Sequence[Sequence[str]], *, s
         BadInputError: The task has no stream.
     """
     method, request = _TASKS[task]
-    if stream and task != "embed":
-        raise BadInputError(f"--stream goes with the task embed only; {task} has no stream")
+    exchange: Exchange = "generate" if task == "generate" else "unary"
+    if stream and task not in _STREAMS:
+        raise BadInputError(f"--stream goes with the tasks {' and '.join(_STREAMS)} only; {task} has no stream")
+    if stream:
+        method, exchange = _STREAMS[task]
     return Requests(
-        path=f"{_SERVICE}/EmbedStream" if stream else f"{_SERVICE}/{method}",
-        exchange="embed-stream" if stream else "unary",
+        path=f"{_SERVICE}/{method}",
+        exchange=exchange,
         payloads=tuple(request(asked, texts) for texts in calls),
         rows=tuple(map(len, calls)),
     )

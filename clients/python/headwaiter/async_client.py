@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
 from headwaiter_proto.v1 import inference_pb2
 
 from headwaiter import codec, methods
-from headwaiter.base import ClientBase
-from headwaiter.errors import CallCancelledError, NotFoundError
+from headwaiter.errors import NotFoundError
+from headwaiter.generating import AsyncGenerating
 from headwaiter.results import HealthStatus
-from headwaiter.status import error_from_rpc, told_by_server
-from headwaiter.streaming import MESSAGES_IN_FLIGHT, InOrder, each
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 
-    from headwaiter.connection import Options
-    from headwaiter.methods import RequestT, ResponseT, ResultT, StreamMethod, UnaryMethod
     from headwaiter.results import (
         ClassifyReply,
         EmbedReply,
-        GenerateReply,
         ModelInfo,
         RerankReply,
         StreamedReply,
@@ -35,10 +25,8 @@ if TYPE_CHECKING:
         TokenizeReply,
     )
 
-Item = TypeVar("Item")
 
-
-class AsyncClient(ClientBase[grpc.aio.Channel]):
+class AsyncClient(AsyncGenerating):
     """Calls a Headwaiter server from asyncio; tasks of one event loop may share one.
 
     It connects with the first call. Every method raises a subclass of `HeadwaiterError` when the call fails,
@@ -48,20 +36,6 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
         async with AsyncClient("127.0.0.1:8001") as client:
             reply = await client.generate(["onomatopoeia", "headwaiter"], timeout_seconds=2)
     """
-
-    async def generate(
-        self,
-        texts: str | Sequence[str],
-        *,
-        model: str = "",
-        version: int = 0,
-        max_new_tokens: int = 0,
-        timeout_seconds: float | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> GenerateReply:
-        """Generates a text for each input text; `Client.generate` describes the arguments."""
-        request = codec.generate_request(texts, model=model, version=version, max_new_tokens=max_new_tokens)
-        return await self._call(methods.GENERATE, request, timeout_seconds, metadata)
 
     async def embed(
         self,
@@ -207,105 +181,3 @@ class AsyncClient(ClientBase[grpc.aio.Channel]):
             return await self._call(methods.CHECK_HEALTH, codec.health_request(model=model), timeout_seconds)
         except NotFoundError:
             return HealthStatus.SERVICE_UNKNOWN
-
-    async def close(self) -> None:
-        """Ends calls that still run, with `CallCancelledError`, and closes the connections."""
-        for channel in self._shut():
-            await channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def _open(self, options: Options) -> grpc.aio.Channel:
-        if self._connection.credentials is None:
-            return grpc.aio.insecure_channel(self.target, options=options)
-        return grpc.aio.secure_channel(self.target, self._connection.credentials, options=options)
-
-    async def _call(
-        self,
-        method: UnaryMethod[RequestT, ResponseT, ResultT],
-        request: RequestT,
-        timeout_seconds: float | None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> ResultT:
-        call: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT] = self._prepared(method)
-        try:
-            response = await call(
-                request,
-                timeout=self._connection.deadline_seconds(timeout_seconds),
-                metadata=self._connection.call_metadata(metadata),
-                wait_for_ready=self._connection.wait_for_ready,
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self.target) from error
-        except asyncio.CancelledError:
-            self._check_cancelled()
-            raise
-        return method.decode(response)
-
-    async def _stream(
-        self,
-        method: StreamMethod[RequestT, ResponseT, StreamedReply],
-        items: Iterable[Item] | AsyncIterable[Item],
-        request: Callable[[int, Item], RequestT],
-        timeout_seconds: float | None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[StreamedReply, None]:
-        start: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT] = self._prepared(method)
-        call: grpc.aio.StreamStreamCall[RequestT, ResponseT] = start(
-            timeout=None if timeout_seconds is None else self._connection.deadline_seconds(timeout_seconds),
-            metadata=self._connection.call_metadata(metadata),
-            wait_for_ready=self._connection.wait_for_ready,
-        )
-        free = asyncio.Semaphore(MESSAGES_IN_FLIGHT)
-        in_order = InOrder()
-
-        async def send() -> int:
-            count = 0
-            try:
-                async with aclosing(each(items)) as them:
-                    async for item in them:
-                        await free.acquire()
-                        await call.write(request(count, item))
-                        count += 1
-            except Exception:
-                # What the input raises is told once what was sent is answered.
-                await call.done_writing()
-                raise
-            await call.done_writing()
-            return count
-
-        sending = asyncio.create_task(send())
-        try:
-            while (response := await call.read()) is not grpc.aio.EOF:
-                for reply in in_order.add(method.decode(cast("ResponseT", response))):
-                    free.release()
-                    yield reply
-            in_order.check(await sending)
-        except grpc.RpcError as error:
-            raise error_from_rpc(await told_by_server(call, error), self.target) from error
-        except asyncio.CancelledError:
-            self._check_cancelled()
-            raise
-        finally:
-            call.cancel()
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-
-    def _check_cancelled(self) -> None:
-        """Tell a closed client from a cancelled task.
-
-        grpc.aio ends the calls of a closed channel as if their tasks had been cancelled. Only a task that was
-        cancelled itself may see that: anyone else would swallow or spread a cancellation nobody asked for.
-        """
-        task = asyncio.current_task()
-        if self._closed and task is not None and not task.cancelling():
-            raise CallCancelledError("the client was closed during the call") from None

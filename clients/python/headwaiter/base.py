@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import grpc
 
     from headwaiter.connection import Options
-    from headwaiter.methods import StreamMethod, UnaryMethod
+    from headwaiter.methods import AnswerStreamMethod, StreamMethod, UnaryMethod
 
-    Method = UnaryMethod[Any, Any, Any] | StreamMethod[Any, Any, Any]
+    Method = UnaryMethod[Any, Any, Any] | StreamMethod[Any, Any, Any] | AnswerStreamMethod[Any, Any]
 
 ChannelT = TypeVar("ChannelT", bound="grpc.Channel | grpc.aio.Channel")
 

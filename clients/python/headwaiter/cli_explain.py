@@ -2,104 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-import sys
+import shutil
 import time
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from headwaiter.attention_plot import SUFFIXES, write_plot
 from headwaiter.cli_options import endpoint_options, json_line, json_option, model_options, truncate_option
 from headwaiter.client import Client
-from headwaiter.errors import InvalidRequestError
+from headwaiter.errors import InvalidRequestError, NotSupportedError
+from headwaiter.explanation import Explanation, counted, explanation_lines, explanation_value, printable
+from headwaiter.heat_map import ASCII_SHADES, SHADES, HeatMap, heat_map_lines
 from headwaiter.results import Task
-from headwaiter.timeline import ASCII_BAR, BAR, duration, timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from headwaiter.cli_options import Endpoint
-    from headwaiter.results import ModelInfo, Timings
+    from headwaiter.results import Attention, ModelInfo
 
-# Of a text, how many tokens are shown to a person.
-_MOST_TOKENS: Final = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """Where the time of a call went, in seconds, from first to last.
-
-    Attributes:
-        network: Between the client and the server's first sight of the call, and back: gRPC on both sides.
-        tokenize: Text to tokens.
-        queue: Waiting for its first run.
-        inference: In runs.
-        other: In the server, in none of these: admission, parsing, taking turns on the event loop, writing.
-    """
-
-    network: float
-    tokenize: float
-    queue: float
-    inference: float
-    other: float
-
-    @classmethod
-    def of(cls, seconds: float, timings: Timings) -> Stages:
-        """Take apart what a call took.
-
-        Args:
-            seconds: As the client measured it.
-            timings: What the server said.
-        """
-        known = timings.tokenize_seconds + timings.queue_seconds + timings.inference_seconds
-        return cls(
-            network=max(0.0, seconds - timings.total_seconds),
-            tokenize=timings.tokenize_seconds,
-            queue=timings.queue_seconds,
-            inference=timings.inference_seconds,
-            other=max(0.0, timings.total_seconds - known),
-        )
-
-
-_NAMES: Final = {
-    "network": "network and gRPC",
-    "tokenize": "tokenizing",
-    "queue": "waiting in the queue",
-    "inference": "inference",
-    "other": "rest of the server",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What happened to a text.
-
-    Attributes:
-        text: The text.
-        model: Who answered.
-        tokens: What the model read of it, as its vocabulary writes it; None of a text too long to be shown.
-        read_tokens: How many tokens the model read: with a prompt, a query or a second text more.
-        seconds: What each call took, as the client measured it.
-        timings: What the server said of each.
-        answer: What came of it, in few words.
-    """
-
-    text: str
-    model: ModelInfo
-    tokens: tuple[str, ...] | None
-    read_tokens: int
-    seconds: tuple[float, ...]
-    timings: tuple[Timings, ...]
-    answer: str
-
-    @property
-    def stages(self) -> Stages:
-        """The median of each stage."""
-        each = [Stages.of(*pair) for pair in zip(self.seconds, self.timings, strict=True)]
-        fields = [field.name for field in dataclasses.fields(Stages)]
-        return Stages(**{name: statistics.median(getattr(stages, name) for stages in each) for name in fields})
+# What a table is made for where it goes to no terminal.
+_WIDTH: Final = (80, 24)
+# Of a generated text, how many characters are shown.
+_MOST_CHARACTERS: Final = 200
 
 
 @click.command()
@@ -108,12 +35,27 @@ class Explanation:
 @click.option("--second-text", help="The second text of a pair, for models that classify pairs.")
 @click.option("--prompt", metavar="NAME", help='Prompt of a model that embeds; "" for none.')
 @click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most tokens to generate; by default all that fit.",
+)
+@click.option(
     "--repeat",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
     help="Call so many times, one after the other, and show medians.",
+)
+@click.option("--attention", is_flag=True, help="Also show what tokens attended to, of a model with an encoder.")
+@click.option("--layer", type=click.IntRange(min=0), metavar="N", help="Only in this layer, from 0; else in the mean.")
+@click.option("--head", type=click.IntRange(min=0), metavar="N", help="Only of this head, from 0; else in the mean.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Also draw it, into a .svg or .html file.",
 )
 @model_options
 @truncate_option
@@ -127,25 +69,52 @@ def explain(
     as_json: bool,
     model: str,
     version: int,
+    attention: bool,
+    layer: int | None,
+    head: int | None,
+    plot: Path | None,
     **arguments: Any,  # noqa: ANN401 - what tasks take
 ) -> None:
     """Shows what happens to TEXT: its tokens, where the time of a call goes, and what shared its run.
 
     Network and gRPC is what the client measured without what the server says it took. The text is sent to the model
-    whatever its task is; a model that reranks needs --query. One more call comes first, which is not counted.
+    whatever its task is; a model that reranks needs --query. One more call comes first, which is not counted. With
+    --attention there is a row for each generated token, and a column for each token of TEXT.
     """
+    if not attention and (layer, head, plot) != (None, None, None):
+        raise click.UsageError("--layer, --head and --plot go with --attention")
+    if plot is not None and plot.suffix not in SUFFIXES:
+        raise click.UsageError(f"--plot takes a file that ends in {' or '.join(SUFFIXES)}, not {str(plot)!r}")
     with endpoint.open(Client) as client:
         info = client.model(model, version=version)
         call = _call(client, info, text, arguments)
+        weights = _attention(client, info, text, arguments["max_new_tokens"]) if attention else None
+        heat_map = None if weights is None else _heat_map(weights, layer, head)
         explanation = _explain(client, info, text, call, repeat, arguments)
-    lines = [json_line(_as_dict(explanation))] if as_json else _lines(explanation)
-    click.echo("\n".join(lines))
+    of = _attended(layer, head)
+    if heat_map is not None and plot is not None:
+        write_plot(heat_map, f"{info.name} version {info.version}: {text!r}, attention {of}", plot)
+    if as_json:
+        value = explanation_value(explanation)
+        if weights is not None and heat_map is not None:
+            value["attention"] = _attention_value(weights, heat_map, layer, head)
+        click.echo(json_line(value))
+    else:
+        lines = explanation_lines(explanation)
+        if heat_map is not None:
+            lines += ["", f"attention {of}", *_attention_lines(heat_map)]
+        click.echo("\n".join(lines))
 
 
 def _call(client: Client, info: ModelInfo, text: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     """What calls the model's task with the text."""
-    given = {name for name in ("query", "second_text", "prompt") if arguments[name] is not None}
-    suits = {Task.RERANK: "query", Task.CLASSIFY: "second_text", Task.EMBED: "prompt"}
+    given = {name for name in ("query", "second_text", "prompt", "max_new_tokens") if arguments[name] is not None}
+    suits = {
+        Task.RERANK: "query",
+        Task.CLASSIFY: "second_text",
+        Task.EMBED: "prompt",
+        Task.GENERATE: "max_new_tokens",
+    }
     if wrong := given - {suits.get(info.task)}:
         option = "--" + min(wrong).replace("_", "-")
         raise click.UsageError(f"{option} means nothing to {info.name!r}, whose task is to {info.task}")
@@ -155,7 +124,7 @@ def _call(client: Client, info: ModelInfo, text: str, arguments: dict[str, Any])
         case Task.GENERATE:
             if arguments["truncate"]:
                 raise click.UsageError(f"--truncate means nothing to {info.name!r}, whose task is to generate")
-            return lambda: client.generate(text, **who)
+            return lambda: client.generate(text, max_new_tokens=arguments["max_new_tokens"] or 0, **who)
         case Task.EMBED:
             return lambda: client.embed(text, prompt=arguments["prompt"], **cut)
         case Task.CLASSIFY:
@@ -187,8 +156,17 @@ def _explain(
         tokens = client.tokenize(read, model=info.name, version=info.version).tokenizations[0].tokens
     except InvalidRequestError:
         tokens = None  # it was cut for the model, and is longer than can be listed
-    read_tokens = reply.generations[0].source_tokens if info.task is Task.GENERATE else reply.reading.tokens[0]
-    return Explanation(text, info, tokens, read_tokens, tuple(seconds), tuple(timings), _answer(info.task, text, reply))
+    generated = reply.generations[0] if info.task is Task.GENERATE else None
+    return Explanation(
+        text=text,
+        model=info,
+        tokens=tokens,
+        read_tokens=reply.reading.tokens[0] if generated is None else generated.source_tokens,
+        seconds=tuple(seconds),
+        timings=tuple(timings),
+        answer=_answer(info.task, text, reply),
+        token_seconds=() if generated is None else generated.token_seconds,
+    )
 
 
 def _prompt(info: ModelInfo, name: str | None) -> str:
@@ -200,7 +178,9 @@ def _prompt(info: ModelInfo, name: str | None) -> str:
 def _answer(task: Task, text: str, reply: Any) -> str:  # noqa: ANN401 - a reply of any task
     if task is Task.GENERATE:
         generation = reply.generations[0]
-        return f"{generation.text!r}, {_counted(len(generation.token_ids), 'token')}"
+        more = len(generation.text) - _MOST_CHARACTERS
+        rest = f" ... and {counted(more, 'character')} more" if more > 0 else ""
+        return f"{generation.text[:_MOST_CHARACTERS]!r}{rest}, {counted(len(generation.token_ids), 'token')}"
     if task is Task.EMBED:
         return f"a vector of {reply.dimension} numbers"
     if task is Task.CLASSIFY:
@@ -212,72 +192,47 @@ def _answer(task: Task, text: str, reply: Any) -> str:  # noqa: ANN401 - a reply
     return f"score {reply.ranking[0].score:.4f}"
 
 
-def _lines(it: Explanation) -> list[str]:
-    info, seconds = it.model, it.seconds
-    lines = [f"{info.name} version {info.version} ({info.task}, {info.variant})", ""]
-    lines += [f"tokens  {it.read_tokens}: {_shown(it)}", f"answer  {it.answer}", ""]
-    stages = [(_NAMES[name], value) for name, value in dataclasses.asdict(it.stages).items()]
-    whole = "total" if len(seconds) == 1 else f"median of {len(seconds)} calls"
-    lines += timeline(stages, (whole, statistics.median(seconds)), _bar())
-    if len(seconds) > 1:
-        lines.append(f"fastest {duration(min(seconds))}, slowest {duration(max(seconds))}")
-    return [*lines, "", _batches(it.timings)]
+def _attention(client: Client, info: ModelInfo, text: str, max_new_tokens: int | None) -> Attention:
+    """What the tokens that are generated for the text attended to."""
+    if info.task is not Task.GENERATE:
+        raise click.UsageError(f"--attention means nothing to {info.name!r}, whose task is to {info.task}")
+    reply = client.generate(
+        text, model=info.name, version=info.version, max_new_tokens=max_new_tokens or 0, attention=True
+    )
+    if (weights := reply.generations[0].attention) is None:
+        raise NotSupportedError(f"the server tells nothing of the attention of {info.name!r}")
+    return weights
 
 
-def _shown(it: Explanation) -> str:
-    if it.tokens is None:
-        return "the text is too long to list them"
-    shown = " ".join(it.tokens[:_MOST_TOKENS])
-    more = len(it.tokens) - _MOST_TOKENS
-    if more > 0:
-        shown += f" ... and {more} more"
-    # A pair, or a text that was cut.
-    return shown if len(it.tokens) == it.read_tokens else f"{shown} (the text itself has {len(it.tokens)})"
-
-
-def _batches(timings: tuple[Timings, ...]) -> str:
-    """What the text shared its runs with."""
-    sizes = sorted(each.batch_size for each in timings)
-    tokens = sorted(each.batch_tokens for each in timings)
-    if len(timings) == 1:
-        alone = ", this one alone" if sizes == [1] else ""
-        return f"batch {timings[0].batch_id}: {_counted(sizes[0], 'text')}{alone}, {_counted(tokens[0], 'token')}"
-    return f"batches of {_range(sizes, 'text')}, {_range(tokens, 'token')}; the last was batch {timings[-1].batch_id}"
-
-
-def _range(numbers: list[int], noun: str) -> str:
-    """The first and the last of sorted numbers, and the one between."""
-    if numbers[0] == numbers[-1]:
-        return _counted(numbers[0], noun)
-    return f"{numbers[0]} to {numbers[-1]} {noun}s (median {statistics.median(numbers):g})"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _bar() -> str:
+def _heat_map(weights: Attention, layer: int | None, head: int | None) -> HeatMap:
     try:
-        BAR.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return ASCII_BAR
-    return BAR
+        return HeatMap(weights.tokens, weights.source_tokens, weights.alignment(layer=layer, head=head))
+    except IndexError as error:
+        raise click.UsageError(str(error)) from error
 
 
-def _as_dict(it: Explanation) -> dict[str, object]:
+def _attended(layer: int | None, head: int | None) -> str:
+    """Which attention: `in the mean of all layers, of head 3`."""
+    layers = "in the mean of all layers" if layer is None else f"in layer {layer}"
+    heads = "of all heads" if head is None else f"of head {head}"
+    return f"{layers}, {heads}"
+
+
+def _attention_lines(heat_map: HeatMap) -> Iterator[str]:
+    if not heat_map.rows:
+        yield "nothing was generated"
+        return
+    width = shutil.get_terminal_size(_WIDTH).columns
+    yield from heat_map_lines(heat_map, width=width, shades=SHADES if printable(SHADES) else ASCII_SHADES)
+
+
+def _attention_value(weights: Attention, heat_map: HeatMap, layer: int | None, head: int | None) -> dict[str, object]:
     return {
-        "input": it.text,
-        "model": it.model.name,
-        "version": it.model.version,
-        "variant": it.model.variant,
-        "task": it.model.task,
-        "tokens": it.tokens,
-        "read_tokens": it.read_tokens,
-        "answer": it.answer,
-        "calls": len(it.seconds),
-        "median_seconds": {"total": statistics.median(it.seconds), **dataclasses.asdict(it.stages)},
-        "each": [
-            {"client_seconds": seconds, **dataclasses.asdict(timings)}
-            for seconds, timings in zip(it.seconds, it.timings, strict=True)
-        ],
+        "layers": weights.layers,
+        "heads": weights.heads,
+        "layer": layer,
+        "head": head,
+        "source_tokens": weights.source_tokens,
+        "tokens": weights.tokens,
+        "weights": heat_map.shares,
     }

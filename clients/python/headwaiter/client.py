@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import grpc
 from headwaiter_proto.v1 import inference_pb2
 
 from headwaiter import codec, methods
-from headwaiter.base import ClientBase
 from headwaiter.errors import NotFoundError
+from headwaiter.generating import Generating
 from headwaiter.results import HealthStatus
-from headwaiter.status import error_from_rpc
-from headwaiter.streaming import InOrder, Outgoing
+from headwaiter.streaming import Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
-    from headwaiter.connection import Options
-    from headwaiter.methods import RequestT, ResponseT, ResultT, StreamMethod, UnaryMethod
     from headwaiter.results import (
         ClassifyReply,
         EmbedReply,
-        GenerateReply,
         ModelInfo,
         RerankReply,
         StreamedReply,
@@ -33,7 +26,7 @@ if TYPE_CHECKING:
     )
 
 
-class Client(ClientBase[grpc.Channel]):
+class Client(Generating):
     """Calls a Headwaiter server and waits for the answer; threads may share one.
 
     It connects with the first call. Every method raises a subclass of `HeadwaiterError` when the call fails,
@@ -42,32 +35,6 @@ class Client(ClientBase[grpc.Channel]):
         with Client("127.0.0.1:8001") as client:
             reply = client.generate(["onomatopoeia", "headwaiter"], timeout_seconds=2)
     """
-
-    def generate(
-        self,
-        texts: str | Sequence[str],
-        *,
-        model: str = "",
-        version: int = 0,
-        max_new_tokens: int = 0,
-        timeout_seconds: float | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> GenerateReply:
-        """Generates a text for each input text.
-
-        Args:
-            texts: One text or several; what comes of one never depends on the others.
-            model: Name of the model; may be left out when the server holds exactly one.
-            version: Version of the model; 0 means the one that serves by default.
-            max_new_tokens: The most tokens to generate for each text; 0 means the model's own limit.
-            timeout_seconds: Deadline of this call; None takes the client's.
-            metadata: gRPC metadata of this call, such as `headwaiter-priority`, or a `traceparent`.
-
-        Returns:
-            The generations in the order of the texts, and where the time went.
-        """
-        request = codec.generate_request(texts, model=model, version=version, max_new_tokens=max_new_tokens)
-        return self._call(methods.GENERATE, request, timeout_seconds, metadata)
 
     def embed(
         self,
@@ -303,83 +270,3 @@ class Client(ClientBase[grpc.Channel]):
             return self._call(methods.CHECK_HEALTH, codec.health_request(model=model), timeout_seconds)
         except NotFoundError:
             return HealthStatus.SERVICE_UNKNOWN
-
-    def close(self) -> None:
-        """Ends calls that still run, with `CallCancelledError`, and closes the connections."""
-        for channel in self._shut():
-            channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open(self, options: Options) -> grpc.Channel:
-        if self._connection.credentials is None:
-            return grpc.insecure_channel(self.target, options=options)
-        return grpc.secure_channel(self.target, self._connection.credentials, options=options)
-
-    def _call(
-        self,
-        method: UnaryMethod[RequestT, ResponseT, ResultT],
-        request: RequestT,
-        timeout_seconds: float | None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> ResultT:
-        call: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT] = self._prepared(method)
-        deadline_seconds = self._connection.deadline_seconds(timeout_seconds)
-        try:
-            response = call(
-                request,
-                timeout=deadline_seconds,
-                metadata=self._connection.call_metadata(metadata),
-                wait_for_ready=self._connection.wait_for_ready,
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self.target) from error
-        except ValueError as error:
-            # gRPC's word for a channel that another thread has closed since it was handed out.
-            if self._closed:
-                raise RuntimeError("this client is closed") from error
-            raise
-        return method.decode(response)
-
-    def _stream(
-        self,
-        method: StreamMethod[RequestT, ResponseT, StreamedReply],
-        outgoing: Outgoing[RequestT],
-        timeout_seconds: float | None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> Generator[StreamedReply, None, None]:
-        start: grpc.StreamStreamMultiCallable[RequestT, ResponseT] = self._prepared(method)
-        deadline_seconds = None if timeout_seconds is None else self._connection.deadline_seconds(timeout_seconds)
-        in_order = InOrder()
-        try:
-            responses = start(
-                iter(outgoing),
-                timeout=deadline_seconds,
-                metadata=self._connection.call_metadata(metadata),
-                wait_for_ready=self._connection.wait_for_ready,
-            )
-        except ValueError as error:
-            # As in `_call`.
-            if self._closed:
-                raise RuntimeError("this client is closed") from error
-            raise
-        try:
-            for response in responses:
-                for reply in in_order.add(method.decode(response)):
-                    outgoing.taken()
-                    yield reply
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self.target) from error
-        finally:
-            outgoing.stop()
-            responses.cancel()
-        in_order.check(outgoing.finish())

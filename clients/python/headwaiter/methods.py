@@ -74,6 +74,22 @@ class StreamMethod(Generic[RequestT, ResponseT, ResultT]):
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnswerStreamMethod(Generic[RequestT, ResponseT]):
+    """A method with one request and a stream of responses; attributes as of `UnaryMethod`."""
+
+    path: str
+    serialize: Callable[[RequestT], bytes]
+    deserialize: Callable[[bytes], ResponseT]
+    to_any_health: bool = False
+
+    def on(self, channel: Any) -> Any:  # noqa: ANN401 - as above
+        """What a channel calls this method by."""
+        return channel.unary_stream(
+            self.path, request_serializer=self.serialize, response_deserializer=self.deserialize
+        )
+
+
 def _same(status: HealthStatus) -> HealthStatus:
     return status
 
@@ -85,6 +101,13 @@ GENERATE: UnaryMethod[inference_pb2.GenerateRequest, inference_pb2.GenerateRespo
     inference_pb2.GenerateRequest.SerializeToString,
     inference_pb2.GenerateResponse.FromString,
     codec.generate_reply,
+)
+GENERATE_STREAM: AnswerStreamMethod[inference_pb2.GenerateRequest, inference_pb2.GenerateStreamResponse] = (
+    AnswerStreamMethod(
+        f"/{INFERENCE_SERVICE}/GenerateStream",
+        inference_pb2.GenerateRequest.SerializeToString,
+        inference_pb2.GenerateStreamResponse.FromString,
+    )
 )
 EMBED: UnaryMethod[inference_pb2.EmbedRequest, inference_pb2.EmbedResponse, EmbedReply] = UnaryMethod(
     f"/{INFERENCE_SERVICE}/Embed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
 import sys
 from array import array
 from collections.abc import Sequence
@@ -31,10 +32,7 @@ class Vectors(Sequence[memoryview]):
         size_bytes = dimension * _FLOAT_BYTES
         if len(packed) % size_bytes if size_bytes else packed:
             raise ValueError(f"{len(packed)} bytes are no vectors of {dimension} numbers")
-        numbers = array("f", packed)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        self._numbers = memoryview(numbers).toreadonly()
+        self._numbers = _numbers(packed)
         self._dimension = dimension
         self.shape: tuple[int, int] = (len(packed) // size_bytes if size_bytes else 0, dimension)
 
@@ -84,6 +82,39 @@ def unpack(packed: bytes, dimension: int) -> Any:  # noqa: ANN401
         return Vectors(packed, dimension)
     little_endian = numpy.frombuffer(packed, "<f4").reshape(-1, dimension)
     return little_endian.astype(numpy.float32, copy=False)
+
+
+def unpack_array(packed: bytes, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - as above
+    """Numbers of a reply in more than two dimensions.
+
+    Args:
+        packed: The numbers, the last dimension's next to each other, as little-endian 32-bit floats.
+        shape: How many there are in each dimension.
+
+    Returns:
+        A read-only float32 array of this shape where numpy is installed, else a read-only `memoryview`: of this shape,
+        too, unless it is empty.
+
+    Raises:
+        ValueError: There are not as many.
+    """
+    count = math.prod(shape)
+    if len(packed) != count * _FLOAT_BYTES:
+        raise ValueError(f"{len(packed)} bytes are no {count} numbers")
+    numpy = _numpy()
+    if numpy is not None:
+        return numpy.frombuffer(packed, "<f4").reshape(shape).astype(numpy.float32, copy=False)
+    numbers = _numbers(packed)
+    # A view cannot change its shape but by way of bytes, nor have one without numbers.
+    return numbers.cast("B").cast("f", shape) if count else numbers
+
+
+def _numbers(packed: bytes) -> memoryview:
+    """Little-endian 32-bit floats as they lie in this machine's memory."""
+    numbers = array("f", packed)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return memoryview(numbers).toreadonly()
 
 
 @functools.cache

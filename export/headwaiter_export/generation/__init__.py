@@ -1,1 +1,1 @@
-"""Models of Hugging Face that generate, to graphs that keep their key/value cache in place."""
+"""Models that generate, to graphs that keep their key/value cache in place."""

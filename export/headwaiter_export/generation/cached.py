@@ -1,72 +1,45 @@
-"""Attention to a key/value cache that the graph writes in place.
-
-Every row of a run stands at its own place: row r has `past_lengths[r]` tokens in the cache, and reads those that come
-now behind them. The attention of the model is replaced by onnxruntime's operator for that, `GroupQueryAttention`, which
-writes the new keys and values into the cache and attends to what the row has and no more. So nothing is copied that
-was computed before, and no row is padded to the length of another.
-"""
+"""The attention of transformers' models, to a cache that the graph writes in place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from headwaiter_export.generation.cache import Cache, UnsupportedAttentionError
+
 ATTENTION: Final = "headwaiter_cached"
 
-_FLOAT: Final = 1  # ONNX's number for fp32
 # What the operator understands as "no window".
 _EVERYTHING: Final = -1
 # What families hand to their attention that changes nothing in a finished model's answers.
 _WITHOUT_EFFECT: Final = frozenset(
-    {"dropout", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"}
+    {
+        "dropout",
+        "is_causal",
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+    }
 )
 
 
-class UnsupportedAttentionError(ValueError):
-    """The model's attention takes something that the operator has no word for."""
-
-
-@dataclass
-class _Cache:
-    """The cache while the model is traced.
-
-    Attributes:
-        past: Keys and values of each layer, `(rows, kv_heads, capacity, head_dim)`.
-        last: Index of each row's last token, in the cache as it will be, `(rows,)`, int32.
-        total: The largest number of tokens of any row, those that come now among them, `()`, int32.
-        written: The same as `past`, of the layers that have run.
-    """
-
-    past: Sequence[tuple[Tensor, Tensor]]
-    last: Tensor
-    total: Tensor
-    written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-_cache: ContextVar[_Cache] = ContextVar("cache")
+_cache: ContextVar[Cache] = ContextVar("cache")
 
 
 @contextmanager
-def cache(past: Sequence[tuple[Tensor, Tensor]], past_lengths: Tensor, tokens: int) -> Iterator[_Cache]:
-    """Let the attention of every layer find its part of the cache.
-
-    Args:
-        past: See `_Cache`.
-        past_lengths: Tokens that each row has in the cache, `(rows,)`, int64.
-        tokens: Tokens that come now, the same number in every row.
-    """
-    last = past_lengths + (tokens - 1)
-    state = _Cache(past, last.to(torch.int32), (last.max() + 1).to(torch.int32))
-    token = _cache.set(state)
+def reading(cache: Cache) -> Iterator[None]:
+    """Let the attention of every layer of a model find its part of the cache."""
+    token = _cache.set(cache)
     try:
-        yield state
+        yield
     finally:
         _cache.reset(token)
 
@@ -104,40 +77,44 @@ def cached_attention(
     Raises:
         UnsupportedAttentionError: The model wants more of its attention.
     """
-    unknown = sorted(name for name, given in more.items() if given is not None and name not in _WITHOUT_EFFECT)
-    if unknown:
-        raise UnsupportedAttentionError(f"its attention takes {', '.join(unknown)}")
+    refuse_more(more)
+    _refuse_hidden_window(module, sliding_window)
     layer: Any = module.layer_idx
-    state = _cache.get()
-    past_key, past_value = state.past[layer]
+    cache = _cache.get()
     rows, heads, tokens, head_dim = query.shape
-    if key.shape[-1] != value.shape[-1] or tuple(past_key.shape[1::2]) != (key.shape[1], head_dim):
+    if key.shape[-1] != value.shape[-1] or tuple(cache.past[layer][0].shape[1::2]) != (key.shape[1], head_dim):
         raise UnsupportedAttentionError(f"layer {layer} has keys and values of other shapes than the first")
-    attributes: dict[str, Any] = {
-        "num_heads": heads,
-        "kv_num_heads": key.shape[1],
+    attributes: dict[str, float] = {
         "scale": head_dim**-0.5 if scaling is None else float(scaling),
         "local_window_size": _EVERYTHING if sliding_window is None else sliding_window,
     }
     if softcap is not None:
         attributes["softcap"] = float(softcap)
-    inputs: list[Tensor | None] = [_merged(query), _merged(key), _merged(value), past_key, past_value, state.last]
-    if position_bias is None:
-        inputs.append(state.total)
-    else:
-        # The bias has a column for each place of the cache, and the operator wants one for each token.
-        capacity = torch.tensor(past_key.size(2), dtype=torch.int32)
-        inputs += [capacity, None, None, None, position_bias]
-    attended, *written = torch.onnx.ops.symbolic_multi_out(
-        "com.microsoft::GroupQueryAttention",
-        inputs,
-        attributes,
-        dtypes=(_FLOAT, _FLOAT, _FLOAT),
-        shapes=((rows, tokens, heads * head_dim), past_key.shape, past_value.shape),
-        version=1,
-    )
-    state.written[layer] = (written[0], written[1])
+    attended = cache.attend(layer, [_merged(each) for each in (query, key, value)], heads, position_bias, **attributes)
     return attended.reshape(rows, tokens, heads, head_dim), None
+
+
+def refuse_more(more: Mapping[str, object]) -> None:
+    """Refuse what would be left out.
+
+    Raises:
+        UnsupportedAttentionError: Something is given that has an effect.
+    """
+    unknown = sorted(name for name, given in more.items() if given is not None and name not in _WITHOUT_EFFECT)
+    if unknown:
+        raise UnsupportedAttentionError(f"its attention takes {', '.join(unknown)}")
+
+
+def _refuse_hidden_window(module: Any, sliding_window: int | None) -> None:  # noqa: ANN401 (a family's attention)
+    """Refuse a layer that sees less than all, and is told so by its mask alone: texts of a gate may be too short."""
+    config, layer = getattr(module, "config", None), module.layer_idx
+    kinds = getattr(config, "layer_types", None)
+    kind = "full_attention" if kinds is None else kinds[layer]
+    if kind not in ("full_attention", "sliding_attention"):
+        raise UnsupportedAttentionError(f"layer {layer} attends by {kind}")
+    slides = getattr(config, "sliding_window", None) if kinds is None else kind == "sliding_attention"
+    if slides and sliding_window is None:
+        raise UnsupportedAttentionError(f"layer {layer} has its window in a mask")
 
 
 def _merged(heads: Tensor) -> Tensor:

@@ -105,6 +105,11 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
         raise UnknownArchitectureError(f"{source}: {limit.tokens} positions leave no room to generate in")
     asked = model.generation_config
     ends = _within(asked.eos_token_id, config.vocab_size)
+    if not ends:
+        raise CorruptCheckpointError(
+            f"{source}: no file says which token ends a text: put its eos_token_id into generation_config.json"
+        )
+    _refuse_long_rotations(config, limit.tokens)
     start = asked.decoder_start_token_id if asked.decoder_start_token_id is not None else asked.bos_token_id
     if head == "seq2seq" and not isinstance(start, int):
         raise CorruptCheckpointError(f"{source}: no file says which token generation begins with")
@@ -121,7 +126,7 @@ def read_checkpoint(source: Path, options: Options) -> Checkpoint:
         ends=ends,
         suppressed=_suppressed(asked, config.vocab_size),
         unk_id=None if unk_token is None else tokenizer.token_to_id(unk_token),
-        remarks=(*_remarks(config, asked, ends), *limit.remarks),
+        remarks=(*_remarks(config, asked), *limit.remarks),
     )
 
 
@@ -135,8 +140,24 @@ def _suppressed(asked: Any, vocab_size: int) -> tuple[int, ...]:  # noqa: ANN401
     return _within([*(asked.suppress_tokens or []), *words], vocab_size)
 
 
-def _remarks(config: Any, asked: Any, ends: tuple[int, ...]) -> list[str]:  # noqa: ANN401 (transformers' settings)
-    remarks = [] if ends else ["no token ends a text: generation goes on to its limit"]
+def _refuse_long_rotations(config: Any, tokens: int) -> None:  # noqa: ANN401 (transformers' settings)
+    """Refuse rotary frequencies that are others as soon as any text of a run is long.
+
+    Raises:
+        UnknownArchitectureError: So are the model's, and its texts may be that long.
+    """
+    stated = getattr(config, "rope_parameters", None) or {}
+    for rotary in (stated, *(each for each in stated.values() if isinstance(each, dict))):
+        most = int(rotary.get("original_max_position_embeddings") or tokens)
+        if rotary.get("rope_type") == "longrope" and tokens > most:
+            raise UnknownArchitectureError(
+                f"{config.model_type}: beyond {most} tokens what is in the cache would have to be computed anew"
+                f" (longrope); --max-tokens {most} exports it without"
+            )
+
+
+def _remarks(config: Any, asked: Any) -> list[str]:  # noqa: ANN401 (transformers' settings)
+    remarks = []
     if getattr(config, "auto_map", None):
         remarks.append(f"the folder's own code (auto_map) is never run: the model is transformers' {config.model_type}")
     usual = type(asked)()

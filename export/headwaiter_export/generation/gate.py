@@ -1,25 +1,23 @@
-"""PyTorch and onnxruntime side by side: the unmodified model's own `generate`, and the graphs with their cache."""
+"""PyTorch's greedy tokens and logits, and the graphs held to them, with texts together at different places."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
 from headwaiter_proto.v1 import bundle_pb2
 from numpy.typing import NDArray
-from transformers import GenerationConfig
 
 from headwaiter_export.errors import TokensDifferError
-from headwaiter_export.generation.graph import LOWEST
+from headwaiter_export.generation.cache import LOWEST
 from headwaiter_export.generation.runtime import Graphs, generate
-from headwaiter_export.parity import scaled_difference
+from headwaiter_export.parity import certify, scaled_difference
 from headwaiter_export.progress import Progress
+from headwaiter_export.texts import Texts
 
-PROMPTS: Final = 200
-NEW_TOKENS: Final = 16
 # Texts that are decoded together, tokens of a text that are read at one time: so that rows stand at different places,
 # and most texts are read in several pieces.
 _TOGETHER: Final = (1, 2, 7, 16)
@@ -68,88 +66,78 @@ def groups(texts: Sequence[Sequence[int]]) -> list[Group]:
     return found
 
 
-@torch.inference_mode()
-def continuations(
-    model: Any,  # noqa: ANN401 (one of transformers' many classes)
-    texts: Sequence[Sequence[int]],
-    *,
-    limit: int,
-    ends: frozenset[int],
-    suppressed: Sequence[int],
-    progress: Progress,
-) -> Iterator[Continuation]:
-    """What the unmodified model's `generate` makes of each text, alone and greedily.
+class Gate:
+    """What PyTorch makes of some texts. The graphs are held to it, group after group.
 
-    Whatever a checkpoint asks for besides, such as penalties and forced tokens, is left to whoever decodes.
+    Attributes:
+        texts: The texts.
+        wanted: What PyTorch makes of each.
+        limit: Most new tokens of each.
+        ends: Tokens that end a text.
+        ties: Indices of texts at one of whose tokens PyTorch had no clear choice; known after `certify`.
     """
-    plain = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=limit,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=min(ends, default=0),
-        decoder_start_token_id=model.generation_config.decoder_start_token_id,
-        suppress_tokens=list(suppressed) or None,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    # Not only as an argument: what that leaves open would be taken from here.
-    model.generation_config = plain
-    start = 1 if model.config.is_encoder_decoder else 0
-    for ids in texts:
-        answer = model.generate(
-            torch.tensor([list(ids)]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+
+    def __init__(self, texts: Texts, wanted: Sequence[Continuation], limit: int, ends: frozenset[int]) -> None:
+        """Take texts and answers."""
+        self.texts, self.wanted, self.limit, self.ends = texts, list(wanted), limit, ends
+        self.ties: list[int] = []
+
+    def certify(self, graphs: Graphs, tolerance: float, progress: Progress) -> bundle_pb2.ParityCertificate:
+        """Hold tokens and logits of every text to PyTorch's.
+
+        Raises:
+            TokensDifferError: A token differs, or too few texts could be compared.
+            ToleranceExceededError: The logits differ by more than the tolerance.
+        """
+        self.ties = []
+
+        def measure(group: Group) -> bundle_pb2.ParityPoint:
+            point = self._compare(graphs, group, tolerance)
+            progress.advance(len(group.texts))
+            return point
+
+        points = list(certify(groups(self.texts.rows), tolerance, measure))
+        same = len(self.wanted) - len(self.ties)
+        if same < len(self.ties):
+            raise TokensDifferError(
+                f"in {len(self.ties)} of {len(self.wanted)} texts the two likeliest tokens are too near to each other"
+                " to say that the graphs choose as PyTorch does"
+            )
+        return bundle_pb2.ParityCertificate(
+            tolerance=tolerance, points=points, texts_compared=same, texts_identical=same
         )
-        logits = torch.cat(answer.logits).to(torch.float32)
-        logits[:, list(suppressed)] = LOWEST
-        progress.advance()
-        yield Continuation(answer.sequences[0, start or len(ids) :].tolist(), logits.numpy())
 
+    def remarks(self) -> list[str]:
+        """What there is to say about texts that could not be compared to the end."""
+        near = len(self.ties)
+        return [f"in {near} texts the two likeliest tokens were too near to each other to compare further"] * bool(near)
 
-def compare(
-    graphs: Graphs,
-    wanted: Sequence[Continuation],
-    group: Group,
-    *,
-    limit: int,
-    ends: frozenset[int],
-    tolerance: float,
-) -> tuple[bundle_pb2.ParityPoint, list[int]]:
-    """Decode a group of texts, and hold tokens and logits to PyTorch's.
-
-    Where PyTorch's two likeliest tokens are nearer to each other than the tolerance, either is right, and the text is
-    compared no further.
-
-    Returns:
-        The point of the certificate; and the indices of the texts that ended at such a tie.
-
-    Raises:
-        TokensDifferError: A token differs.
-    """
-    tokens, logits = generate(graphs, group.texts, limit=limit, ends=ends, chunk=group.chunk)
-    worst, ties = 0.0, list[int]()
-    for at, (found, expected) in enumerate(zip(zip(tokens, logits, strict=True), wanted, strict=True)):
-        try:
-            difference, tied = held(found, expected, tolerance)
-        except ValueError as error:
-            raise TokensDifferError(f"greedy decoding of text {group.first + at} of the gate: {error}") from error
-        worst = float(np.maximum(worst, difference))
-        if tied:
-            ties.append(group.first + at)
-    lengths = {len(text) for text in group.texts}
-    point = bundle_pb2.ParityPoint(
-        batch=len(group.texts),
-        length=max(lengths),
-        padded=len(lengths) > 1,
-        steps=max(map(len, tokens)),
-        max_abs_diff=worst,
-    )
-    return point, ties
+    def _compare(self, graphs: Graphs, group: Group, tolerance: float) -> bundle_pb2.ParityPoint:
+        tokens, logits = generate(graphs, group.texts, limit=self.limit, ends=self.ends, chunk=group.chunk)
+        worst = 0.0
+        for at, found in enumerate(zip(tokens, logits, strict=True), group.first):
+            try:
+                difference, tied = held(found, self.wanted[at], tolerance)
+            except ValueError as error:
+                raise TokensDifferError(f"greedy decoding of {self.texts.names[at]}: {error}") from error
+            worst = float(np.maximum(worst, difference))
+            if tied:
+                self.ties.append(at)
+        lengths = {len(text) for text in group.texts}
+        return bundle_pb2.ParityPoint(
+            batch=len(group.texts),
+            length=max(lengths),
+            padded=len(lengths) > 1,
+            steps=max(map(len, tokens)),
+            max_abs_diff=worst,
+        )
 
 
 def held(found: tuple[list[int], NDArray[np.float32]], wanted: Continuation, tolerance: float) -> tuple[float, bool]:
-    """Hold one text's tokens and logits to PyTorch's, up to a tie.
+    """Hold one text's tokens and logits to PyTorch's.
+
+    Where PyTorch's two likeliest tokens are nearer to each other than the tolerance, either is right, and the text is
+    compared no further.
 
     Returns:
         The largest difference of the logits; and whether there was a tie at which the tokens parted.
@@ -160,12 +148,24 @@ def held(found: tuple[list[int], NDArray[np.float32]], wanted: Continuation, tol
     tokens, logits = found
     same = _agreeing(tokens, wanted.tokens)
     steps = min(same + 1, len(logits), len(wanted.logits))
-    difference = scaled_difference(logits[:steps], wanted.logits[:steps])
+    difference = _difference(logits[:steps], wanted.logits[:steps])
     if tokens == wanted.tokens:
         return difference, False
     if same < len(wanted.tokens) and _lead(wanted.logits[same]) <= tolerance:
         return difference, True
     raise ValueError(f"the tokens differ, {tokens} on onnxruntime, {wanted.tokens} on PyTorch")
+
+
+def _difference(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """The largest difference of logits, those apart that stand for tokens that are never generated.
+
+    They are so low that no difference counted beside them. NaN where there is something else that is no number.
+    """
+    never = wanted <= LOWEST
+    if not (found[never] <= LOWEST).all():  # a NaN is not
+        return math.inf
+    one, other = (np.where(never, 0.0, logits) for logits in (found, wanted))
+    return scaled_difference(one, other) if np.isfinite(one).all() and np.isfinite(other).all() else math.nan
 
 
 def _agreeing(found: Sequence[int], wanted: Sequence[int]) -> int:

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
-from headwaiter_proto.v1 import bundle_pb2
 from torch import Tensor, nn
+from torch.nn import functional
 
-from headwaiter_export.generation.cached import cache
-from headwaiter_export.spec import GraphSpec
-from headwaiter_export.spec import Tensor as TensorSpec
-
-FILE_NAME: Final = "decoder.onnx"
-# What must not count becomes this: the lowest finite number and not -inf, so that a sum with it stays a number.
-LOWEST: Final = torch.finfo(torch.float32).min
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """What a model keeps of every token.
-
-    Attributes:
-        num_layers: Layers that attend.
-        num_heads: Heads of a layer whose keys and values are kept; fewer than those of its queries where these share.
-        head_dim: Width of a head.
-    """
-
-    num_layers: int
-    num_heads: int
-    head_dim: int
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Names of the tensors that hold it, in the order of the graphs' inputs."""
-        return [f"{prefix}{part}_{layer}" for layer in range(self.num_layers) for part in ("key", "value")]
+from headwaiter_export.generation.cache import LOWEST, Cache
+from headwaiter_export.generation.cached import reading
+from headwaiter_export.generation.signature import CacheShape
 
 
 class Suppress(nn.Module):
@@ -55,6 +30,26 @@ class Suppress(nn.Module):
         return torch.where(self.mask, LOWEST, logits) if self.any else logits
 
 
+class LastToken(nn.Module):
+    """The layer that gives the logits, for the last of some tokens: a vocabulary is the widest layer of all."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`(rows, tokens, d_model)` to `(rows, 1, vocab)`."""
+        # Of two axes: so it is one `Gemm` by the weights as they lie, which the embeddings may share.
+        return functional.linear(hidden[:, -1], self.head.weight, self.head.bias).unsqueeze(1)
+
+
+def answer_last(model: Any) -> None:  # noqa: ANN401 (one of transformers' many classes)
+    """Have a model give no logits but the last token's; it cannot be used for anything else then."""
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear):
+        model.set_output_embeddings(LastToken(head))
+
+
 class DecoderGraph(nn.Module):
     """The model, with its cache as inputs and outputs."""
 
@@ -63,8 +58,7 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.model = model
         self.suppress = suppress
-        # Without it the logits of every token are computed, and a vocabulary is the widest layer of all.
-        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        answer_last(model)
 
     def forward(self, input_ids: Tensor, past_lengths: Tensor, past: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
         """Run the model.
@@ -80,43 +74,16 @@ class DecoderGraph(nn.Module):
         """
         tokens = input_ids.size(1)
         positions = past_lengths.unsqueeze(1) + torch.arange(tokens)
-        more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
-        with cache(past, past_lengths, tokens) as state:
+        cache = Cache.before(past, past_lengths, tokens)
+        with reading(cache):
             logits = self.model(
                 input_ids=input_ids,
                 position_ids=positions,
                 # Four axes pass for a finished mask, of which the attention then reads nothing.
                 attention_mask=torch.zeros(1, 1, 1, 1),
                 use_cache=False,
-                **more,
             ).logits
-        written = [state.written[layer] for layer in range(len(past))]
-        return (self.suppress(logits[:, -1]), *(tensor for pair in written for tensor in pair))
-
-
-def decoder_spec(shape: CacheShape, vocab_size: int) -> GraphSpec:
-    """The signature of the graph."""
-    kept: tuple[int | str, ...] = ("rows", shape.num_heads, "capacity", shape.head_dim)
-    return GraphSpec(
-        bundle_pb2.GRAPH_ROLE_DECODER,
-        FILE_NAME,
-        (
-            TensorSpec("input_ids", "int64", ("rows", "tokens")),
-            TensorSpec("past_lengths", "int64", ("rows",)),
-            *(TensorSpec(name, "float32", kept) for name in shape.names()),
-        ),
-        (
-            TensorSpec("logits", "float32", ("rows", vocab_size)),
-            *(TensorSpec(f"new_{name}", "float32", kept) for name in shape.names()),
-        ),
-    )
-
-
-def example(shape: CacheShape) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """Arguments to trace with: dynamic axes longer than 1, and different."""
-    kept = (3, shape.num_heads, 8, shape.head_dim)
-    past = [(torch.zeros(kept), torch.zeros(kept)) for _ in range(shape.num_layers)]
-    return torch.ones(3, 2, dtype=torch.int64), torch.tensor([1, 4, 2]), past
+        return (self.suppress(logits[:, -1]), *cache.outputs())
 
 
 def cache_shape(stack: nn.Module, config: Any) -> CacheShape:  # noqa: ANN401 (one of transformers' many classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,24 +20,32 @@ from headwaiter_export.bundle import (
     tool_versions,
 )
 from headwaiter_export.encoders.network import load_network, quiet
-from headwaiter_export.errors import ToleranceExceededError
-from headwaiter_export.generation import cached, graph, seq2seq
+from headwaiter_export.errors import CorruptCheckpointError, GraphRejectedError, UnknownArchitectureError
+from headwaiter_export.generation import cached, graph, int8, parts, seq2seq, signature
 from headwaiter_export.generation.checkpoint import Checkpoint, read_checkpoint
-from headwaiter_export.generation.gate import NEW_TOKENS, PROMPTS, Continuation, compare, continuations, groups
-from headwaiter_export.generation.graph import CacheShape, Suppress, cache_shape
-from headwaiter_export.generation.runtime import DecoderOnly, EncoderDecoder, Graphs
+from headwaiter_export.generation.form import Form
+from headwaiter_export.generation.gate import Gate
+from headwaiter_export.generation.golden import write_golden
+from headwaiter_export.generation.graph import Suppress, cache_shape
+from headwaiter_export.generation.reference import continuations
 from headwaiter_export.progress import Progress
 from headwaiter_export.runtime import Graph
 from headwaiter_export.spec import GraphSpec
-from headwaiter_export.texts import SAMPLE_FILE, padded, read_lines
+from headwaiter_export.texts import SAMPLE_FILE, Texts, read_lines
 from headwaiter_export.threads import one_thread
 from headwaiter_export.tracing import write_graph
 
 DEFAULT_TOLERANCE: Final = 1e-4
-GOLDEN_TEXTS: Final = 16
-# Tokens of a random text, and of one of the user's.
+PROMPTS: Final = 200
+NEW_TOKENS: Final = 16
+# Tokens of a text, of most of the random ones, and how many of those may be as long as any.
+_LONGEST: Final = 512
 _LONGEST_RANDOM: Final = 48
-_LONGEST_REAL: Final = 512
+_LONG: Final = 8
+# Where configurations say how many experts a layer chooses among, and families whose attention knows no positions but
+# by a bias.
+_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_BIASED: Final = ("bloom", "mpt")
 
 
 def export(source: Path, folder: Path, options: Options, progress: Progress) -> bundle_pb2.Manifest:
@@ -54,77 +63,86 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
     options.check_unused("models that generate", "graph")
     progress.stage("load")
     checkpoint = read_checkpoint(source, options)
-    rows, origin = _texts(checkpoint, options)
+    texts = _texts(checkpoint, options)
     progress.stage("graphs")
-    graphs, specs, shape = _written(checkpoint, folder)
+    try:
+        form, specs = _written(checkpoint, folder)
+    except GraphRejectedError as error:
+        raise GraphRejectedError(f"{checkpoint.architecture} models: {_why(checkpoint.model.config)}{error}") from error
+    graphs = form.model([Graph(folder / spec.file_name) for spec in specs])
 
-    room = checkpoint.max_tokens - (max(map(len, rows)) if checkpoint.goes_on else 0)
+    room = checkpoint.max_tokens - (max(map(len, texts.rows)) if checkpoint.goes_on else 0)
     limit, ends = min(NEW_TOKENS, room), frozenset(checkpoint.ends)
-    progress.note(f"comparing greedy decoding with transformers' generate() on {len(rows)} {origin}")
-    progress.stage("reference", len(rows))
+    progress.note(f"comparing greedy decoding with transformers' generate() on {texts.origin}")
+    progress.stage("reference", len(texts.rows))
     suppressed = checkpoint.suppressed
-    wanted = list(
-        continuations(checkpoint.model, rows, limit=limit, ends=ends, suppressed=suppressed, progress=progress)
+    wanted = continuations(
+        checkpoint.model, texts.rows, limit=limit, ends=ends, suppressed=suppressed, progress=progress
     )
-    progress.stage("parity", len(rows))
-    points, ties = [], list[int]()
-    for group in groups(rows):
-        expected = wanted[group.first : group.first + len(group.texts)]
-        point, near = compare(graphs, expected, group, limit=limit, ends=ends, tolerance=tolerance)
-        if not point.max_abs_diff <= tolerance:  # a NaN is out of tolerance too
-            raise ToleranceExceededError(
-                f"PyTorch and onnxruntime differ by {point.max_abs_diff:.3g}, more than the tolerance {tolerance:g}, at"
-                f" {group}"
-            )
-        points.append(point)
-        ties += near
-        progress.advance(len(group.texts))
+    gate = Gate(texts, wanted, limit, ends)
+    progress.stage("parity", len(texts.rows))
+    parity = gate.certify(graphs, tolerance, progress)
 
     progress.stage("write")
     (folder / TOKENIZER_FILE).write_text(checkpoint.tokenizer_json, encoding="utf-8")
-    clear = [at for at in range(len(rows)) if at not in ties][:GOLDEN_TEXTS]
-    _write_golden(folder / GOLDEN_FILE, [rows[at] for at in clear], [wanted[at] for at in clear])
-    same = len(rows) - len(ties)
-    tied = f"in {len(ties)} texts the two likeliest tokens were too near to each other to compare further"
+    write_golden(folder / GOLDEN_FILE, gate)
+    variants = [bundle_pb2.Variant(name="fp32", graphs=[graph_entry(spec, folder) for spec in specs], parity=parity)]
+    if options.int8 is not None:
+        smaller = int8.Source(
+            folder, specs, form, ends, checkpoint.max_tokens, _path(checkpoint, options), partial(_read, checkpoint)
+        )
+        variants.append(int8.make_variant(smaller, options.int8, progress))
     return _manifest(
         checkpoint,
-        bundle_pb2.KvCache(num_layers=shape.num_layers, num_heads=shape.num_heads, head_dim=shape.head_dim),
-        bundle_pb2.Variant(
-            name="fp32",
-            graphs=[graph_entry(spec, folder) for spec in specs],
-            parity=bundle_pb2.ParityCertificate(
-                tolerance=tolerance, points=points, texts_compared=same, texts_identical=same
-            ),
-        ),
+        form.shape.proto(),
+        variants,
         [file_entry(folder / name) for name in (GOLDEN_FILE, TOKENIZER_FILE)],
-        [*checkpoint.remarks, *([tied] if ties else [])],
+        [*checkpoint.remarks, *gate.remarks()],
     )
 
 
-def _written(checkpoint: Checkpoint, folder: Path) -> tuple[Graphs, Sequence[GraphSpec], CacheShape]:
-    """Write the graphs; from there on only the written bytes count."""
+def _written(checkpoint: Checkpoint, folder: Path) -> tuple[Form, Sequence[GraphSpec]]:
+    """Write the graphs; from there on only the written bytes count.
+
+    Raises:
+        UnknownArchitectureError: The model attends in its own way.
+        GraphError: It cannot be written.
+    """
     suppress = Suppress(checkpoint.suppressed, checkpoint.vocab_size)
-    attention = cached.ATTENTION if checkpoint.goes_on else seq2seq.ATTENTION
-    model: Any = load_network(checkpoint.folder, checkpoint.head, attention).model
+    attention = cached.ATTENTION if checkpoint.goes_on else parts.ATTENTION
+    try:
+        model: Any = load_network(checkpoint.folder, checkpoint.head, attention).model
+    except CorruptCheckpointError as error:  # with an attention of its own it was loaded
+        raise UnknownArchitectureError(
+            f"{checkpoint.architecture} models attend in their own way, which knows no cache that is written in place"
+        ) from error
     if checkpoint.goes_on:
         shape = cache_shape(model, model.config)
-        spec = graph.decoder_spec(shape, checkpoint.vocab_size)
-        write_graph(graph.DecoderGraph(model, suppress), graph.example(shape), spec, folder)
-        return DecoderOnly(Graph(folder / spec.file_name), shape), [spec], shape
+        spec = signature.decoder_only(shape, checkpoint.vocab_size)
+        write_graph(graph.DecoderGraph(model, suppress), signature.decoder_only_example(shape), spec, folder)
+        return Form(shape, None), [spec]
     shape = cache_shape(model.get_decoder(), model.config)
-    specs = seq2seq.specs(shape, checkpoint.vocab_size)
-    examples = seq2seq.examples(shape)
-    parts = seq2seq.Seq2Seq(model)
-    write_graph(seq2seq.EncoderGraph(parts), examples[0], specs[0], folder)
-    write_graph(seq2seq.DecoderGraph(parts, suppress), examples[1], specs[1], folder)
-    encoder, decoder = (Graph(folder / spec.file_name) for spec in specs)
-    return EncoderDecoder(encoder, decoder, shape, checkpoint.start_id), specs, shape
+    specs = signature.encoder_decoder(shape, checkpoint.vocab_size)
+    examples = signature.encoder_decoder_examples(shape)
+    traced = seq2seq.Seq2Seq(model)
+    write_graph(seq2seq.EncoderGraph(traced), examples[0], specs[0], folder)
+    write_graph(seq2seq.DecoderGraph(traced, suppress), examples[1], specs[1], folder)
+    return Form(shape, checkpoint.start_id), specs
+
+
+def _why(config: Any) -> str:  # noqa: ANN401 (one of transformers' many classes)
+    """What most likely cannot be traced, of what a tracer's own words never name."""
+    if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
+        return "layers that choose among experts (MoE) are not supported: "
+    if config.model_type in _BIASED or getattr(config, "alibi", False):
+        return "attention that is biased by distance (ALiBi) is not supported: "
+    return ""
 
 
 def _manifest(
     checkpoint: Checkpoint,
     kept: bundle_pb2.KvCache,
-    variant: bundle_pb2.Variant,
+    variants: Sequence[bundle_pb2.Variant],
     files: Sequence[bundle_pb2.File],
     remarks: Sequence[str],
 ) -> bundle_pb2.Manifest:
@@ -135,7 +153,7 @@ def _manifest(
         if checkpoint.goes_on
         else bundle_pb2.Limits(max_source_tokens=most, max_new_tokens=most)
     )
-    first, *more = checkpoint.ends or (0,)
+    first, *more = checkpoint.ends
     return bundle_pb2.Manifest(
         format_version=FORMAT_VERSION,
         task=bundle_pb2.TASK_GENERATE,
@@ -146,43 +164,44 @@ def _manifest(
             pad_id=first, bos_id=checkpoint.start_id, eos_id=first, more_eos_ids=more, unk_id=checkpoint.unk_id
         ),
         kv_cache=kept,
-        variants=[variant],
+        variants=variants,
         files=files,
         tool_versions=tool_versions("transformers", "tokenizers", "safetensors"),
         remarks=remarks,
     )
 
 
-def _texts(checkpoint: Checkpoint, options: Options) -> tuple[list[list[int]], str]:
+def _texts(checkpoint: Checkpoint, options: Options) -> Texts:
     """The user's texts or the checkpoint's, filled up to `PROMPTS` with random tokens of mixed length.
 
     Raises:
         TextsError: They cannot be read.
     """
-    path = options.words or checkpoint.folder / SAMPLE_FILE
-    texts = read_lines(path) if options.words or path.exists() else []
-    encoded = [each.ids for each in checkpoint.tokenizer.encode_batch(texts)]
-    room = checkpoint.max_tokens - checkpoint.goes_on
-    real = [ids for ids in encoded if 0 < len(ids) <= min(_LONGEST_REAL, room)][:PROMPTS]
+    path = _path(checkpoint, options)
+    lines = [] if path is None else read_lines(path)
+    # Beside a text there is room for what is compared.
+    room = max(1, checkpoint.max_tokens - NEW_TOKENS) if checkpoint.goes_on else checkpoint.max_tokens
+    longest = min(_LONGEST, room)
+    encoded = zip(lines, (each.ids for each in checkpoint.tokenizer.encode_batch(lines)), strict=True)
+    real = [(repr(line), ids) for line, ids in encoded if 0 < len(ids) <= longest][:PROMPTS]
     generator = np.random.default_rng(0)
     ordinary = np.setdiff1d(np.arange(checkpoint.model.config.vocab_size), checkpoint.ends)
-    lengths = generator.integers(1, min(_LONGEST_RANDOM, room) + 1, PROMPTS - len(real))
-    rows = [*real, *(generator.choice(ordinary, length).tolist() for length in lengths)]
-    return rows, f"texts, {len(real)} of them from {path.name}" if real else "texts of random tokens"
+    usual = min(_LONGEST_RANDOM, longest)
+    lengths = generator.integers(1, usual + 1, PROMPTS - len(real))
+    lengths[-_LONG:] = generator.integers(usual, longest + 1, len(lengths[-_LONG:]))
+    rows = [*(ids for _, ids in real), *(generator.choice(ordinary, length).tolist() for length in lengths)]
+    names = [*(name for name, _ in real), *(f"random text {number}" for number in range(len(lengths)))]
+    origin = " of random tokens" if path is None else f", {len(real)} of them from {path.name}"
+    return Texts(rows, names, f"{len(rows)} texts{origin}")
 
 
-def _write_golden(path: Path, rows: list[list[int]], wanted: list[Continuation]) -> None:
-    """What PyTorch gives on a few texts, for a server to check itself against.
+def _path(checkpoint: Checkpoint, options: Options) -> Path | None:
+    """The user's texts, or the checkpoint's."""
+    own = checkpoint.folder / SAMPLE_FILE
+    return options.words or (own if own.exists() else None)
 
-    Arrays: `source_ids` `(n, s)` and `tokens` `(n, t)`, int64, both filled with 0 on the right; `source_lengths` and
-    `token_counts` `(n,)`; `first_logits` `(n, vocab)`, float32, of the first generated token.
-    """
-    np.savez(
-        path,
-        allow_pickle=False,
-        source_ids=padded(rows, 0),
-        source_lengths=np.array([len(row) for row in rows]),
-        tokens=padded([each.tokens for each in wanted], 0),
-        token_counts=np.array([len(each.tokens) for each in wanted]),
-        first_logits=np.stack([each.logits[0] for each in wanted]),
-    )
+
+def _read(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
+    """Texts that the model takes; one without an encoder takes the beginning of any."""
+    rows = [each.ids for each in checkpoint.tokenizer.encode_batch(list(texts))]
+    return [row for row in rows if row and (checkpoint.goes_on or len(row) <= checkpoint.max_tokens)]

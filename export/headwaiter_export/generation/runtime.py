@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from headwaiter_export.errors import GraphRejectedError
-from headwaiter_export.generation.graph import CacheShape
+from headwaiter_export.generation.signature import CacheShape
 from headwaiter_export.runtime import Graph, first_line
 
 FloatArray = NDArray[np.float32]
@@ -19,6 +19,8 @@ IntArray = NDArray[np.int64]
 
 # Fills places that do not count, so that one who looked there would be seen.
 _GARBAGE = 1e4
+# Columns come in steps, as in a server: products over any number of them may round otherwise than over eights.
+_COLUMN_STEP = 8
 
 
 class CachedRows:
@@ -27,9 +29,10 @@ class CachedRows:
     Attributes:
         kept: Keys and values of each layer, `(rows, heads, capacity, head_dim)`, by the names of the graph.
         lengths: Tokens that each row has read.
+        seen: Of each run the outputs that are watched.
     """
 
-    def __init__(self, graph: Graph, shape: CacheShape, rows: int, capacity: int) -> None:
+    def __init__(self, graph: Graph, shape: CacheShape, rows: int, capacity: int, watched: Sequence[str] = ()) -> None:
         """Take a loaded graph, and make an empty cache.
 
         Args:
@@ -37,10 +40,13 @@ class CachedRows:
             shape: What it keeps of every token.
             rows: Texts.
             capacity: Most tokens of one of them.
+            watched: Further outputs to keep.
         """
         self._graph = graph
         self.kept = {name: _garbage(shape, rows, capacity) for name in shape.names()}
         self.lengths: IntArray = np.zeros(rows, np.int64)
+        self.seen: list[dict[str, FloatArray]] = []
+        self._watched = list(watched)
         self._sources: dict[str, NDArray[np.int64] | FloatArray] = {}
 
     def attend_to(self, lengths: IntArray, cross: dict[str, FloatArray]) -> None:
@@ -60,13 +66,22 @@ class CachedRows:
         Raises:
             GraphRejectedError: onnxruntime fails.
         """
+        found = self.read_all(tokens, first, ["logits", *self._watched])
+        logits = found.pop("logits")
+        if found:
+            self.seen.append(found)
+        return logits
+
+    def read_all(self, tokens: IntArray, first: int, names: Sequence[str]) -> dict[str, FloatArray]:
+        """The same, with any of the graph's outputs that are not the cache."""
         rows = slice(first, first + len(tokens))
         binding = self._graph.session.io_binding()
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens))
         binding.bind_cpu_input("past_lengths", self.lengths[rows])
         for name, values in self._sources.items():
             binding.bind_cpu_input(name, values[rows])
-        binding.bind_output("logits")
+        for name in names:
+            binding.bind_output(name)
         for name, buffer in self.kept.items():
             place = onnxruntime.OrtValue.ortvalue_from_numpy(buffer[rows])
             binding.bind_ortvalue_input(name, place)
@@ -78,8 +93,9 @@ class CachedRows:
                 f"{self._graph.file_name}: onnxruntime does not run it on {tokens.shape} tokens: {first_line(error)}"
             ) from error
         self.lengths[rows] += tokens.shape[1]
-        logits: FloatArray = binding.get_outputs()[0].numpy()
-        return logits
+        # Values lie in the order of the names, those of the cache behind them.
+        found = binding.get_outputs()[: len(names)]
+        return {name: value.numpy() for name, value in zip(names, found, strict=True)}
 
     def prefill(self, row: int, ids: Sequence[int], chunk: int) -> FloatArray:
         """Read a text into a row, in pieces; returns the logits of what follows it, `(vocab,)`."""
@@ -109,14 +125,21 @@ class Graphs(Protocol):
 
 @dataclass(frozen=True)
 class DecoderOnly:
-    """One graph, which goes on with a text; implements `Graphs`."""
+    """One graph, which goes on with a text; implements `Graphs`.
+
+    Attributes:
+        decoder: It.
+        shape: What it keeps of every token.
+        watched: Outputs that its rows keep.
+    """
 
     decoder: Graph
     shape: CacheShape
+    watched: tuple[str, ...] = ()
 
     def begin(self, texts: Sequence[Sequence[int]], room: int, chunk: int) -> tuple[CachedRows, FloatArray]:
         """See `Graphs`."""
-        rows = CachedRows(self.decoder, self.shape, len(texts), max(map(len, texts)) + room)
+        rows = CachedRows(self.decoder, self.shape, len(texts), max(map(len, texts)) + room, self.watched)
         return rows, np.stack([rows.prefill(row, ids, chunk) for row, ids in enumerate(texts)])
 
 
@@ -129,33 +152,39 @@ class EncoderDecoder:
         decoder: The second.
         shape: What it keeps of every token.
         start_id: What it begins with.
+        watched: Outputs of the second that its rows keep.
     """
 
     encoder: Graph
     decoder: Graph
     shape: CacheShape
     start_id: int
+    watched: tuple[str, ...] = ()
 
     def begin(self, texts: Sequence[Sequence[int]], room: int, chunk: int) -> tuple[CachedRows, FloatArray]:
         """See `Graphs`; the texts are encoded in one run."""
         del chunk  # a source is read whole: its tokens look both ways
+        rows = CachedRows(self.decoder, self.shape, len(texts), room, self.watched)
+        feeds = packed(texts)
         lengths = np.array([len(text) for text in texts])
-        longest = int(lengths.max())
-        rows = CachedRows(self.decoder, self.shape, len(texts), room)
-        segment = np.repeat(np.arange(len(texts)), lengths)
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        feeds = {
-            "input_ids": np.concatenate([np.array(text, np.int64) for text in texts]),
-            "position_ids": positions,
-            "segment": segment,
-        }
+        # At least one column more than the longest needs: a graph must not take the last for a token.
+        columns = (int(lengths.max()) // _COLUMN_STEP + 1) * _COLUMN_STEP
         cross = {}
         for name, values in self.encoder.run(feeds).items():  # (tokens, heads, head_dim)
-            # One column more than the longest needs: a graph must not take the last for a token.
-            cross[name] = _garbage(self.shape, len(texts), longest + 1)
-            cross[name][segment, :, positions] = values
+            cross[name] = _garbage(self.shape, len(texts), columns)
+            cross[name][feeds["segment"], :, feeds["position_ids"]] = values
         rows.attend_to(lengths, cross)
         return rows, rows.read(np.full((len(texts), 1), self.start_id), 0)
+
+
+def packed(texts: Sequence[Sequence[int]]) -> dict[str, IntArray]:
+    """Texts end to end, as an encoder's graph takes them."""
+    lengths = [len(text) for text in texts]
+    return {
+        "input_ids": np.concatenate([np.array(text, np.int64) for text in texts]),
+        "position_ids": np.concatenate([np.arange(length) for length in lengths]),
+        "segment": np.repeat(np.arange(len(texts)), lengths),
+    }
 
 
 def generate(

@@ -7,107 +7,25 @@ the encoder's graph.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from headwaiter_proto.v1 import bundle_pb2
 from torch import Tensor, nn
-from transformers import AttentionInterface, EncoderDecoderCache
+from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from headwaiter_export.generation.cached import cache, cached_attention
-from headwaiter_export.generation.graph import FILE_NAME, LOWEST, CacheShape
-from headwaiter_export.spec import GraphSpec
-from headwaiter_export.spec import Tensor as TensorSpec
-
-ATTENTION: Final = "headwaiter_encoder_decoder"
-ENCODER_FILE: Final = "encoder.onnx"
-
-_Pair = tuple[Tensor, Tensor]
-
-
-class _Part(enum.Enum):
-    """Which part of the model is traced.
-
-    Attributes:
-        ENCODER: Its encoder.
-        PROJECTIONS: What the layers of the decoder make of the encoder's answer; all else that runs is thrown away.
-        DECODER: Its decoder.
-    """
-
-    ENCODER = enum.auto()
-    PROJECTIONS = enum.auto()
-    DECODER = enum.auto()
-
-
-@dataclass
-class _Run:
-    """One part of the model while it is traced.
-
-    Attributes:
-        part: Which.
-        positions: Number of each token in its text, `(rows, tokens)`.
-        bias: Added to the scores of the encoder, or to those of the decoder towards its source.
-        cross: Keys and values of the source, by layer of the decoder, `(rows, heads, source, head_dim)`.
-        weights: Of each layer of the decoder, what its last token attends to in the source, `(rows, heads, source)`.
-    """
-
-    part: _Part
-    positions: Tensor
-    bias: Tensor
-    cross: dict[int, _Pair] = field(default_factory=dict)
-    weights: list[Tensor] = field(default_factory=list)
-
-
-_run: ContextVar[_Run] = ContextVar("run")
-
-
-@contextmanager
-def _running(run: _Run) -> Iterator[_Run]:
-    token = _run.set(run)
-    try:
-        yield run
-    finally:
-        _run.reset(token)
-
-
-def attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **more: Any,  # noqa: ANN401 (what families hand to their attention)
-) -> tuple[Tensor, None]:
-    """The attention of whichever part runs: of the encoder, of the decoder to itself, or to its source."""
-    run = _run.get()
-    if run.part is _Part.PROJECTIONS:
-        return query.transpose(1, 2), None
-    to_source = any(key is known for known, _ in run.cross.values())
-    if run.part is _Part.DECODER and not to_source:
-        return cached_attention(module, query, key, value, attention_mask, **more)
-    factor = more.get("scaling")
-    scores = (query * (query.size(-1) ** -0.5 if factor is None else factor)) @ key.transpose(-2, -1) + run.bias
-    if not to_source and more.get("position_bias") is not None:  # towards the source it is zeros
-        scores = scores + more["position_bias"]
-    weights = torch.softmax(scores, -1)
-    if to_source:
-        run.weights.append(weights[:, :, -1])
-    return (weights @ value).transpose(1, 2), None
-
-
-AttentionInterface.register(ATTENTION, attention)
+from headwaiter_export.generation.cache import LOWEST, Cache
+from headwaiter_export.generation.cached import reading
+from headwaiter_export.generation.graph import answer_last
+from headwaiter_export.generation.parts import Pair, Part, Run, current, running
 
 
 class _Itself:
     """Stands for the decoder's cache of itself: what it is given comes back, for the attention to put away."""
 
-    def update(self, key: Tensor, value: Tensor, *_: object, **__: object) -> _Pair:
+    def update(self, key: Tensor, value: Tensor, *_: object, **__: object) -> Pair:
         return key, value
 
     def get_seq_length(self, *_: object) -> int:
@@ -117,11 +35,11 @@ class _Itself:
 class _Source:
     """Stands for the decoder's cache of its source."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self.layers = {layer: _Layer(*pair) for layer, pair in run.cross.items()}
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> _Pair:
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> Pair:
         self._run.cross[layer] = (key, value)
         return key, value
 
@@ -135,7 +53,7 @@ class _Layer:
 class _Caches(EncoderDecoderCache):
     """Both, where transformers looks for them."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self.self_attention_cache: Any = _Itself()
         self.cross_attention_cache: Any = _Source(run)
         self.is_updated = dict.fromkeys(run.cross, True)
@@ -150,7 +68,7 @@ class _Positions(nn.Module):
         self._offset = int(getattr(table, "offset", 0))
 
     def forward(self, *_: object, **__: object) -> Tensor:
-        return nn.functional.embedding(_run.get().positions + self._offset, self.table.weight)
+        return nn.functional.embedding(current().positions + self._offset, self.table.weight)
 
 
 class Seq2Seq(nn.Module):
@@ -160,6 +78,7 @@ class Seq2Seq(nn.Module):
         """Use the weights of `model`, which was loaded with `ATTENTION`; it cannot be used for anything else then."""
         super().__init__()
         self.model = model
+        answer_last(model)
         for stack in (model.get_encoder(), model.get_decoder()):
             if hasattr(stack, "embed_positions"):
                 stack.embed_positions = _Positions(stack.embed_positions)
@@ -167,7 +86,7 @@ class Seq2Seq(nn.Module):
                 if getattr(layer, "has_relative_attention_bias", False):
                     layer.compute_bias = _Relative(layer)
 
-    def logits(self, hidden: Tensor, tokens: Tensor, run: _Run) -> Tensor:
+    def logits(self, hidden: Tensor, tokens: Tensor, run: Run) -> Tensor:
         """The decoder: logits of what follows tokens, `(rows, tokens, vocab)`."""
         answer: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
@@ -188,9 +107,9 @@ class _Relative:
         self._layer = layer
 
     def __call__(self, _tokens: int, _keys: int, **_: object) -> Tensor:
-        run, layer = _run.get(), self._layer
+        run, layer = current(), self._layer
         # (rows, 1, keys): of the encoder the tokens themselves, of the decoder every place of the cache
-        keys = run.positions if run.part is _Part.ENCODER else torch.arange(_places()).unsqueeze(0)
+        keys = run.positions if run.part is Part.ENCODER else torch.arange(_places()).unsqueeze(0)
         distance = keys.unsqueeze(1) - run.positions.unsqueeze(2)
         buckets = layer._relative_position_bucket(  # noqa: SLF001 - the family's own
             distance,
@@ -230,10 +149,10 @@ class EncoderGraph(nn.Module):
         """
         bias = torch.where(segment.unsqueeze(1) == segment, 0.0, LOWEST)[None, None]
         positions = position_ids.unsqueeze(0)
-        with _running(_Run(_Part.ENCODER, positions, bias)):
+        with running(Run(Part.ENCODER, positions, bias)):
             encoder = self.parts.model.get_encoder()
             hidden = encoder(input_ids=input_ids.unsqueeze(0), attention_mask=bias).last_hidden_state
-        with _running(_Run(_Part.PROJECTIONS, torch.zeros(1, 1, dtype=torch.int64), bias)) as run:
+        with running(Run(Part.PROJECTIONS, torch.zeros(1, 1, dtype=torch.int64), bias)) as run:
             self.parts.logits(hidden, torch.zeros(1, 1, dtype=torch.int64), run)
         pairs = [run.cross[layer] for layer in range(len(run.cross))]
         return tuple(tensor[0].transpose(0, 1) for pair in pairs for tensor in pair)
@@ -273,58 +192,11 @@ class DecoderGraph(nn.Module):
         positions = past_lengths.unsqueeze(1) + torch.arange(tokens)
         cross = {layer: (each[2], each[3]) for layer, each in enumerate(layers)}
         places = _capacity.set(past[0][0].size(2))
+        cache = Cache.before(past, past_lengths, tokens)
         try:
-            with (
-                cache(past, past_lengths, tokens) as state,
-                _running(_Run(_Part.DECODER, positions, bias, cross)) as run,
-            ):
+            with reading(cache), running(Run(Part.DECODER, positions, bias, cross)) as run:
                 # The layers have their keys and values: of the encoder's answer only that it is one is looked at.
                 logits = self.parts.logits(bias.new_zeros(1, 1, self._width), input_ids, run)
         finally:
             _capacity.reset(places)
-        written = [state.written[layer] for layer in range(len(past))]
-        return (
-            self.suppress(logits[:, -1]),
-            torch.stack(run.weights, 1),
-            *(tensor for pair in written for tensor in pair),
-        )
-
-
-def specs(shape: CacheShape, vocab_size: int) -> tuple[GraphSpec, GraphSpec]:
-    """The signatures of both graphs."""
-    kept: tuple[int | str, ...] = ("rows", shape.num_heads, "capacity", shape.head_dim)
-    given: tuple[int | str, ...] = ("rows", shape.num_heads, "source", shape.head_dim)
-    flat: tuple[int | str, ...] = ("tokens", shape.num_heads, shape.head_dim)
-    # As `DecoderGraph.forward` takes them: of each layer its own, then those of the source.
-    names, cross = shape.names(), shape.names("cross_")
-    pairs = [((kept, names[at : at + 2]), (given, cross[at : at + 2])) for at in range(0, len(names), 2)]
-    encoder = GraphSpec(
-        bundle_pb2.GRAPH_ROLE_ENCODER,
-        ENCODER_FILE,
-        tuple(TensorSpec(name, "int64", ("tokens",)) for name in ("input_ids", "position_ids", "segment")),
-        tuple(TensorSpec(name, "float32", flat) for name in shape.names("cross_")),
-    )
-    decoder = GraphSpec(
-        bundle_pb2.GRAPH_ROLE_DECODER,
-        FILE_NAME,
-        (
-            TensorSpec("input_ids", "int64", ("rows", "tokens")),
-            TensorSpec("past_lengths", "int64", ("rows",)),
-            TensorSpec("source_lengths", "int64", ("rows",)),
-            *(TensorSpec(name, "float32", axes) for pair in pairs for axes, names in pair for name in names),
-        ),
-        (
-            TensorSpec("logits", "float32", ("rows", vocab_size)),
-            TensorSpec("source_weights", "float32", ("rows", shape.num_layers, shape.num_heads, "source")),
-            *(TensorSpec(f"new_{name}", "float32", kept) for name in shape.names()),
-        ),
-    )
-    return encoder, decoder
-
-
-def examples(shape: CacheShape) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Arguments to trace both graphs with: dynamic axes longer than 1, and different; no tensor twice."""
-    kept, given = ((3, shape.num_heads, length, shape.head_dim) for length in (8, 5))
-    layers = [tuple(torch.zeros(axes) for axes in (kept, kept, given, given)) for _ in range(shape.num_layers)]
-    encoder = tuple(torch.tensor(ids) for ids in ([1, 2, 1, 2, 3, 1], [0, 1, 0, 1, 2, 0], [0, 0, 1, 1, 1, 2]))
-    return encoder, (torch.ones(3, 2, dtype=torch.int64), torch.tensor([1, 4, 2]), torch.tensor([2, 5, 3]), layers)
+        return (self.suppress(logits[:, -1]), torch.stack(run.weights, 1), *cache.outputs())

@@ -28,11 +28,16 @@ def make_sums_exact(model: onnx.ModelProto) -> int:
     nodes: list[onnx.NodeProto] = []
     dividing: dict[str, tuple[str, str]] = {}  # the softmax's output -> its whole numbers and their sum
     for node in model.graph.node:
-        if node.op_type == "Softmax" and attribute(node, "axis", -1) == -1 and node.output[0] not in outputs:
-            after = readers[node.output[0]]
-            if len(after) == 1 and after[0].op_type == "MatMul" and after[0].input[0] == node.output[0]:
-                nodes += _whole_numbers(node.input[0], node.output[0])
-                dividing[node.output[0]] = (f"{node.output[0]}/whole", f"{node.output[0]}/sum")
+        if node.op_type == "Softmax" and attribute(node, "axis", -1) == -1:
+            weights = node.output[0]
+            after = readers[weights]
+            weighing = [each for each in after if each.op_type == "MatMul" and each.input[0] == weights]
+            if weighing:
+                nodes += _whole_numbers(node.input[0], weights)
+                dividing[weights] = (f"{weights}/whole", f"{weights}/sum")
+                if len(after) > len(weighing) or weights in outputs:
+                    # Somebody wants to know what was attended to.
+                    nodes.append(helper.make_node("Div", [*dividing[weights]], [weights]))
                 continue
         if node.op_type == "MatMul" and node.input[0] in dividing:
             weights, total = dividing[node.input[0]]

@@ -5,7 +5,7 @@ Cheap to import: the command line describes it before onnxruntime is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Bounds:
         agreement: Least share of texts whose nearest neighbour, or label, stays.
         batch_difference: Largest absolute difference between a text's answer alone and in a batch.
         speedup: Least speed relative to fp32, on the exporting machine.
+        token_agreement: Of a model that generates, in place of `agreement`: least share of tokens that stay the
+            likeliest. An answer has many.
     """
 
     mean_cosine: float | None = 0.998
@@ -34,6 +36,11 @@ class Bounds:
     agreement: float | None = 0.93
     batch_difference: float | None = 1e-4
     speedup: float | None = None
+    token_agreement: float | None = 0.97
+
+    def of_tokens(self) -> Bounds:
+        """The bounds of a model that generates."""
+        return replace(self, agreement=self.token_agreement)
 
     def check(self, certificate: bundle_pb2.QuantizationCertificate) -> None:
         """Hold a certificate to the bounds.

@@ -47,24 +47,38 @@ def observe(
         texts: A few; `TEXTS` of them are used.
         folder: For the graph's file, which is removed again.
     """
-    watching = onnx.ModelProto.FromString(model.SerializeToString())
-    del watching.graph.output[:]
-    watching.graph.output.extend(helper.make_empty_tensor_value_info(site.input) for site in sites)
-    path = folder / "calibration.onnx"
-    path.write_bytes(watching.SerializeToString())
-    try:
-        graph = Graph(path)
-    finally:
-        path.unlink()
+    graph = watching(model, sites, folder)
     seen: dict[Site, list[NDArray[np.float32]]] = {site: [] for site in sites}
     for batch in batches(texts[:TEXTS]):
         values = graph.run(layout.feeds([texts[index] for index in batch]))
         for site in sites:
             value = values[site.input]
             seen[site].append(value.reshape(-1, value.shape[-1]))
-    return {site: _sample(np.concatenate(parts)) for site, parts in seen.items()}
+    return {site: sample(np.concatenate(parts)) for site, parts in seen.items()}
 
 
-def _sample(rows: NDArray[np.float32]) -> Inputs:
+def watching(model: onnx.ModelProto, sites: Sequence[Site], folder: Path, *, kept: bool = False) -> Graph:
+    """A graph whose outputs are the inputs of some sites.
+
+    Args:
+        model: The graph.
+        sites: The sites.
+        folder: For its file, which is removed again.
+        kept: Whether its own outputs stay, before the others.
+    """
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    if not kept:
+        del changed.graph.output[:]
+    changed.graph.output.extend(helper.make_empty_tensor_value_info(site.input) for site in sites)
+    path = folder / "calibration.onnx"
+    path.write_bytes(changed.SerializeToString())
+    try:
+        return Graph(path)
+    finally:
+        path.unlink()
+
+
+def sample(rows: NDArray[np.float32]) -> Inputs:
+    """Some of the rows that were seen at a site."""
     chosen = np.random.default_rng(0).permutation(len(rows))[:ROWS]
     return Inputs(rows[np.sort(chosen)], len(rows))

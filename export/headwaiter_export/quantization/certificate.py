@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headwaiter_export.encoders.layout import Tokens
 from headwaiter_export.progress import Progress
-from headwaiter_export.quantization.judge import RUN_TOKENS, Judge
+from headwaiter_export.quantization.judge import RUN_TOKENS, Judge, Quality
 from headwaiter_export.runtime import Graph
 
 # Texts that are run alone and in batches of every make-up, of each set.
@@ -37,19 +37,24 @@ def quality_points(
         quality = judge.compare(judge.answers(fp32, texts), judge.answers(variant, texts))
         compared = batch_differences(judge, variant, texts)
         shapes += compared
-        points.append(
-            bundle_pb2.QualityPoint(
-                texts=name,
-                count=len(texts),
-                mean_cosine=quality.mean_cosine,
-                worst_cosine=quality.worst_cosine,
-                agreement=quality.agreement,
-                # numpy's max keeps a NaN.
-                max_batch_diff=float(np.max([point.max_abs_diff for point in compared])),
-            )
-        )
+        points.append(quality_point(name, len(texts), quality, compared))
         progress.advance()
     return points, _worst(shapes)
+
+
+def quality_point(
+    name: str, count: int, quality: Quality, compared: Sequence[bundle_pb2.ParityPoint]
+) -> bundle_pb2.QualityPoint:
+    """What a certificate says of one set of texts: how near to fp32, and what others made of a text."""
+    return bundle_pb2.QualityPoint(
+        texts=name,
+        count=count,
+        mean_cosine=quality.mean_cosine,
+        worst_cosine=quality.worst_cosine,
+        agreement=quality.agreement,
+        # numpy's max keeps a NaN.
+        max_batch_diff=float(np.max([point.max_abs_diff for point in compared])),
+    )
 
 
 def batch_differences(judge: Judge, graph: Graph, texts: Sequence[Tokens]) -> list[bundle_pb2.ParityPoint]:

@@ -18,15 +18,16 @@ _OPTIONS: Final = (
     click.option(
         "--int8",
         is_flag=True,
-        help="Encoders: write an int8 variant as well. It is about twice as fast; answers differ"
-        " a little from fp32, but never with the batch they are in.",
+        help="Encoders and models that generate: write an int8 variant as well. Large ones are about twice as fast;"
+        " answers differ a little from fp32, but never with the batch they are in.",
     ),
     click.option(
         "--int8-texts",
         metavar="FILE",
         type=click.Path(path_type=Path),
         help="Texts like those you will serve, one a line: one half to choose on, one to certify on."
-        " Default: documentation of Python's standard library.",
+        " Default: of models that generate those of --words, or sample_texts.txt; else documentation of Python's"
+        " standard library.",
     ),
     click.option(
         "--int8-weight-bits",
@@ -57,6 +58,13 @@ _OPTIONS: Final = (
         help="Least share of texts whose nearest neighbour, label or rank stays.",
     ),
     click.option(
+        "--int8-token-agreement",
+        type=click.FloatRange(0, 1),
+        default=_DEFAULT.token_agreement,
+        show_default=True,
+        help="The same for models that generate: least share of tokens that stay the likeliest.",
+    ),
+    click.option(
         "--int8-batch-difference",
         type=click.FloatRange(min=0),
         default=_DEFAULT.batch_difference,
@@ -85,11 +93,19 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
         int8_agreement: float,
         int8_batch_difference: float,
         int8_speedup: float | None,
+        int8_token_agreement: float,
         **others: Any,  # noqa: ANN401 (the command's own)
     ) -> Any:  # noqa: ANN401 (whatever the command gives)
         if not int8:
             _refuse_details()
-        bounds = Bounds(int8_mean_cosine, int8_worst_cosine, int8_agreement, int8_batch_difference, int8_speedup)
+        bounds = Bounds(
+            int8_mean_cosine,
+            int8_worst_cosine,
+            int8_agreement,
+            int8_batch_difference,
+            int8_speedup,
+            int8_token_agreement,
+        )
         return command(int8=Wishes(bounds, int(int8_weight_bits), int8_texts) if int8 else None, **others)
 
     for option in reversed(_OPTIONS):

@@ -6,6 +6,11 @@ import platform
 from pathlib import Path
 from typing import Final
 
+SATURATES: Final = (
+    "int8: this processor has no VNNI and may saturate products; the certificate says what it computed."
+    " Weights of 7 bits (--int8-weight-bits 7) cannot saturate"
+)
+
 _INFO: Final = Path("/proc/cpuinfo")
 _X86: Final = frozenset({"x86_64", "AMD64"})
 _EXACT: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8"})

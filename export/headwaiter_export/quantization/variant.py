@@ -22,7 +22,7 @@ from headwaiter_export.quantization.corpus import FEWEST_TEXTS, corpus_of, defau
 from headwaiter_export.quantization.judge import RUN_TOKENS, Judge, Quality
 from headwaiter_export.quantization.products import find_sites, matrix
 from headwaiter_export.quantization.rewrite import rewritten
-from headwaiter_export.quantization.saturation import may_saturate
+from headwaiter_export.quantization.saturation import SATURATES, may_saturate
 from headwaiter_export.quantization.selection import Plans, choose, worthwhile
 from headwaiter_export.quantization.smoothing import plan_for
 from headwaiter_export.runtime import Graph
@@ -113,10 +113,7 @@ def make_variant(source: Source, wishes: Wishes, progress: Progress) -> bundle_p
         max_run_tokens=RUN_TOKENS if source.judge.layout.kind == bundle_pb2.GRAPH_KIND_PACKED else 0,
     )
     if wishes.weight_bits == 8 and may_saturate():  # noqa: PLR2004 (the number of bits that int8 is named for)
-        progress.note(
-            "int8: this processor has no VNNI and may saturate products; the certificate says what it computed."
-            " Weights of 7 bits (--int8-weight-bits 7) cannot saturate"
-        )
+        progress.note(SATURATES)
     wishes.bounds.check(certificate)
     allowed = wishes.bounds.batch_difference
     return bundle_pb2.Variant(

@@ -44,6 +44,11 @@ class InferenceServiceStub(object):
                 request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateStream = channel.unary_stream(
+                '/headwaiter.v1.InferenceService/GenerateStream',
+                request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateStreamResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/headwaiter.v1.InferenceService/Embed',
                 request_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
@@ -95,7 +100,23 @@ class InferenceServiceServicer(object):
     """
 
     def Generate(self, request, context):
-        """Generates a text for each input text (sequence-to-sequence: a translation, a pronunciation, a summary).
+        """Generates a text for each input text: a translation, a pronunciation, a summary; or what a prompt goes on with.
+
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateStream(self, request, context):
+        """The same, told piece by piece as it is generated.
+
+        Pieces of a text add up to what `Generate` answers; those of several texts come in any order, told apart by index.
+        A reader that is slower than the model gets longer pieces, and fewer: the server never holds more of a stream than
+        its texts. Ending the call early frees what it held in the model.
+
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +188,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateStream,
+                    request_deserializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=headwaiter__proto_dot_v1_dot_inference__pb2.GenerateStreamResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -241,6 +267,33 @@ class InferenceService(object):
             '/headwaiter.v1.InferenceService/Generate',
             headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             headwaiter__proto_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headwaiter.v1.InferenceService/GenerateStream',
+            headwaiter__proto_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            headwaiter__proto_dot_v1_dot_inference__pb2.GenerateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

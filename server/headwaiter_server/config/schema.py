@@ -170,6 +170,13 @@ class ServerSettings(BaseSettings):
         "fewest tokens from which more bring next to no throughput. For generation it bounds the source tokens that "
         f"may join in one step, and auto is {_GENERATION_BATCH_TOKENS}.",
     )
+    kv_cache_bytes: AutoBytes = Field(
+        default=AUTO,
+        description="Memory for the keys and values of the texts that a model generates from, of each model that "
+        "generates. A text joins when there is room for all that it may take, and waits until then; what could never "
+        "fit is refused. auto is an eighth of the server's memory, at least what the longest text takes on each "
+        "worker, and at most what all rows can use.",
+    )
     batch_delay_seconds: Seconds = Field(
         default=0.0,
         ge=0,

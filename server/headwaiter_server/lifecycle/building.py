@@ -21,7 +21,9 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.bare import digest_of_bare, is_bare, read_bare
 from headwaiter_server.lifecycle.encoders import HEADS, build_encoder
-from headwaiter_server.lifecycle.golden import check_encoder, check_generation
+from headwaiter_server.lifecycle.generators import build_generator
+from headwaiter_server.lifecycle.golden import check_encoder
+from headwaiter_server.lifecycle.golden_generation import check_generation
 from headwaiter_server.lifecycle.manifest import check_manifest, check_names
 from headwaiter_server.lifecycle.model_config import ModelSetup, read_setup
 from headwaiter_server.lifecycle.planning import Subject, TensorSubject
@@ -29,8 +31,8 @@ from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.tensors import build_tensors
 from headwaiter_server.log import get_logger
 from headwaiter_server.model.bundle import MANIFEST_FILE, Bundle, digest_of_bundle, read_bundle
-from headwaiter_server.model.contract import EncoderModel, GenerationModel, Graph, TensorGraph
-from headwaiter_server.model.seq2seq import CacheGeometry, Seq2SeqModel
+from headwaiter_server.model.cached import CachedModel
+from headwaiter_server.model.contract import BindableGraph, EncoderModel, Graph, TensorGraph
 from headwaiter_server.model.tensors import TensorModel
 from headwaiter_server.tokenizer import TextTokenizer
 
@@ -62,7 +64,7 @@ class BuiltModel:
     variant: str
     manifest: bundle_pb2.Manifest
     tokenizer: TextTokenizer | None
-    body: GenerationModel | Subject
+    body: CachedModel | Subject
     digest: str
 
 
@@ -146,7 +148,7 @@ def build_model(
         check_names(name, listed[role], opened)
         return opened
 
-    body: GenerationModel | Subject
+    body: CachedModel | Subject
     if manifest.task in HEADS:
         encoder = build_encoder(manifest, bundle.variant, graph(bundle_pb2.GRAPH_ROLE_MODEL))
         if not (tried and live):
@@ -154,7 +156,10 @@ def build_model(
                 check_encoder(encoder, tokenizer, bundle)
         body = _subject(location, bundle, encoder)
     else:
-        body = _seq2seq(manifest, graph(bundle_pb2.GRAPH_ROLE_ENCODER), graph(bundle_pb2.GRAPH_ROLE_DECODER_STEP))
+        # Whatever opens graphs for a server opens such as can be bound, and tell what their tensors are.
+        graphs = {role: cast("BindableGraph", graph(role)) for role in listed}
+        with _located(location.folder):
+            body = build_generator(manifest, bundle.variant, graphs)
         if not (tried and live):
             with _located(location.folder):
                 check_generation(body, bundle)
@@ -228,17 +233,6 @@ def _subject(location: BundleLocation, bundle: Bundle, model: EncoderModel) -> S
         build=partial(build_encoder, bundle.manifest, bundle.variant),
         longest_tokens=bundle.manifest.limits.max_source_tokens,
         make_text=lambda tokens: Encoding((ids * tokens)[:tokens]),
-    )
-
-
-def _seq2seq(manifest: bundle_pb2.Manifest, encoder: Graph, decoder_step: Graph) -> Seq2SeqModel:
-    cache, special = manifest.kv_cache, manifest.special_tokens
-    return Seq2SeqModel(
-        encoder,
-        decoder_step,
-        CacheGeometry(cache.num_layers, cache.num_heads, cache.head_dim),
-        bos_id=special.bos_id,
-        eos_id=special.eos_id,
     )
 
 

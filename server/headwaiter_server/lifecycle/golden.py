@@ -1,9 +1,8 @@
-"""Golden outputs: what the exporting machine computed, computed again on this one."""
+"""Golden outputs of encoders: what the exporting machine computed, computed again on this one."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.encoders import HEADS, QUANTIZED_BATCH_TOLERANCE
 from headwaiter_server.model.bundle import Bundle
-from headwaiter_server.model.contract import Array, EncoderModel, FloatArray, GenerationModel
+from headwaiter_server.model.contract import Array, EncoderModel, FloatArray
 from headwaiter_server.tokenizer import TextTokenizer
 
 # Rows of the golden file that are computed again at every start; the exporting machine compared hundreds.
@@ -25,52 +24,6 @@ _BATCH_TOLERANCE = 1e-5
 _COSINE_MARGIN = 0.01
 
 
-def check_generation(model: GenerationModel, bundle: Bundle) -> None:
-    """Decode some of the exporting machine's texts on this one; warms the model up, too.
-
-    Raises:
-        BundleError: The graphs do not run, or do not give what they gave there.
-    """
-    try:
-        difference, wrong_tokens = _compare_with_golden(model, bundle)
-    except Exception as error:
-        # Whatever a strange graph or file makes numpy or onnxruntime raise: the bundle does not serve.
-        raise BundleError(f"the graphs do not run on the golden inputs: {error}") from error
-    if not difference <= _GOLDEN_TOLERANCE or wrong_tokens:  # not <=: a NaN is no match
-        raise BundleError(
-            f"this processor computes something else than the exporting one: largest difference of the first logits "
-            f"{difference:.2g} (limit {_GOLDEN_TOLERANCE}), {wrong_tokens} different tokens"
-        )
-
-
-def _compare_with_golden(model: GenerationModel, bundle: Bundle) -> tuple[float, int]:
-    """The largest difference of the first logits, and how many greedy tokens differ."""
-    golden = bundle.golden
-    lengths = golden["source_lengths"][:_GOLDEN_ROWS]
-    rows = len(lengths)
-    batch = model.new_batch()
-    batch.join(
-        [Encoding(ids[:n].tolist()) for ids, n in zip(golden["source_ids"][:_GOLDEN_ROWS], lengths, strict=True)],
-        range(rows),
-    )
-    tokens = np.full(rows, model.bos_id, np.int64)
-    running = np.ones(rows, bool)
-    expected_logits = golden["first_logits"][:_GOLDEN_ROWS]
-    difference, wrong_tokens = math.nan, 0
-    for step, expected in enumerate(golden["tokens"][:_GOLDEN_ROWS].T):
-        logits = batch.step(tokens, 0, rows)
-        if step == 0:
-            if logits.shape != expected_logits.shape:
-                raise ValueError(f"logits of shape {logits.shape} against {expected_logits.shape}")
-            difference = float(np.abs(logits - expected_logits).max())
-        tokens = logits.argmax(axis=-1)
-        wrong_tokens += int((running & (tokens != expected)).sum())
-        running &= tokens != model.eos_id
-        if not running.any():
-            break
-    return difference, wrong_tokens
-
-
 def check_encoder(model: EncoderModel, tokenizer: TextTokenizer, bundle: Bundle) -> None:
     """Answer some of the exporting machine's texts on this one, alone and together; warms the model up, too.
 
@@ -81,7 +34,7 @@ def check_encoder(model: EncoderModel, tokenizer: TextTokenizer, bundle: Bundle)
     try:
         problem = _encoder_problem(model, tokenizer, bundle)
     except Exception as error:
-        # As above; and whatever a strange tokenizer raises.
+        # Whatever a strange graph, file or tokenizer makes a library raise: the bundle does not serve.
         raise BundleError(f"the model does not run on the golden inputs: {error}") from error
     if problem:
         raise BundleError(problem)

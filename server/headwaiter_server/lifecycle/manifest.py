@@ -9,12 +9,10 @@ from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.encoders import HEADS, encoder_problems, quantization_problems
+from headwaiter_server.lifecycle.generators import GENERATION_ROLES, generation_problems, out_of_range
 from headwaiter_server.model.contract import Graph
 
-# Far beyond any model; a larger number is damage, and would be allocated.
-_MOST = 1 << 20
-_GENERATION_ROLES = [bundle_pb2.GRAPH_ROLE_ENCODER, bundle_pb2.GRAPH_ROLE_DECODER_STEP]
-_ONE_GRAPH_ROLES = [bundle_pb2.GRAPH_ROLE_MODEL]
+_ONE_GRAPH_ROLES = ([bundle_pb2.GRAPH_ROLE_MODEL],)
 _FP32 = "fp32"
 
 
@@ -59,8 +57,9 @@ def _problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Ite
     else:
         if task != bundle_pb2.TASK_GENERATE and task not in HEADS:
             yield f"this server does not serve task {task}"
-        yield from _out_of_range("limits.max_source_tokens", manifest.limits.max_source_tokens)
-        yield from encoder_problems(manifest, variant) if task in HEADS else _generation_problems(manifest)
+        yield from out_of_range("limits.max_source_tokens", manifest.limits.max_source_tokens)
+        problems = encoder_problems if task in HEADS else generation_problems
+        yield from problems(manifest, variant)
     if manifest.refuse_unknown_tokens and not manifest.special_tokens.HasField("unk_id"):
         yield "refuse_unknown_tokens is set, but special_tokens name no unk_id"
     names = [each.name for each in manifest.variants]
@@ -83,32 +82,17 @@ def _tensor_problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant)
             yield f"a graph needs inputs and outputs of distinct names, not {', '.join(names)}"
 
 
-def _generation_problems(manifest: bundle_pb2.Manifest) -> Iterator[str]:
-    if manifest.graph_kind == bundle_pb2.GRAPH_KIND_CACHED:
-        yield "this version of the server does not serve decoder-only models yet"
-    elif manifest.graph_kind != bundle_pb2.GRAPH_KIND_PACKED:
-        yield f"this server does not generate with graphs of kind {manifest.graph_kind}; export the model again"
-    cache, special = manifest.kv_cache, manifest.special_tokens
-    yield from _out_of_range("limits.max_new_tokens", manifest.limits.max_new_tokens)
-    for name in ("num_layers", "num_heads", "head_dim"):
-        yield from _out_of_range(f"kv_cache.{name}", getattr(cache, name))
-    ids = [special.pad_id, special.bos_id, special.eos_id, *([special.unk_id] if special.HasField("unk_id") else [])]
-    if len(set(ids)) != len(ids):
-        yield f"special_tokens are not distinct: {', '.join(map(str, ids))}"
-
-
 def _variant_problems(manifest: bundle_pb2.Manifest, variant: bundle_pb2.Variant) -> Iterator[str]:
-    expected = _GENERATION_ROLES if manifest.task == bundle_pb2.TASK_GENERATE else _ONE_GRAPH_ROLES
+    expected = GENERATION_ROLES if manifest.task == bundle_pb2.TASK_GENERATE else _ONE_GRAPH_ROLES
     roles = sorted(each.role for each in variant.graphs)
-    if roles != expected:
-        yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {_role_names(expected)}"
+    if roles not in expected:
+        wanted = " or ".join(map(_role_names, expected))
+        yield f"variant {variant.name!r} lists {_role_names(roles)}, expected {wanted}"
     quantized = variant.HasField("quantization")
-    if manifest.task not in HEADS:
+    if manifest.task == bundle_pb2.TASK_TENSOR:
         if quantized:
-            kind = "of tensors" if manifest.task == bundle_pb2.TASK_TENSOR else "that generate"
-            yield f"variant {variant.name!r} is quantized, which this server does not know of models {kind}"
-        # An ONNX file that was taken as it is had no PyTorch model beside it.
-        if manifest.task != bundle_pb2.TASK_TENSOR or variant.HasField("parity"):
+            yield f"variant {variant.name!r} is quantized, which this server does not know of models of tensors"
+        if variant.HasField("parity"):  # an ONNX file that was taken as it is had no PyTorch model beside it
             yield from _parity_problems(variant)
     elif quantized:
         yield from quantization_problems(variant)
@@ -131,11 +115,6 @@ def _parity_problems(variant: bundle_pb2.Variant) -> Iterator[str]:
             yield f"variant {variant.name!r} differs by {point.max_abs_diff}, its tolerance is {parity.tolerance}"
     if parity.texts_identical != parity.texts_compared:
         yield f"variant {variant.name!r}: {parity.texts_identical} of {parity.texts_compared} texts are identical"
-
-
-def _out_of_range(name: str, number: int) -> Iterator[str]:
-    if not 0 < number <= _MOST:
-        yield f"{name} is {number}, expected 1 to {_MOST}"
 
 
 def _role_names(roles: Sequence[int]) -> str:

@@ -22,6 +22,7 @@ _MACHINE_MEMORY = Path("/proc/meminfo")
 # Calls and their texts need room, too, and malloc keeps what it was given back: beyond this part of the limit it is
 # said how near the limit is.
 _COMFORTABLE_PART = 0.8
+_REMEDY = "lower --workers, --max-batch-tokens or the model's longest text"
 
 
 def container_limit_bytes(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> int | None:
@@ -78,6 +79,9 @@ class MemoryPlan:
     """What the loaded models hold and will take more in their largest runs, against the limit.
 
     Shares are counted in by whoever loads models, and out on another thread.
+
+    Attributes:
+        limit_bytes: Most that the process may hold; None for no limit.
     """
 
     def __init__(self, limit_bytes: int | None, resident: Callable[[], int] = resident_bytes) -> None:
@@ -87,7 +91,7 @@ class MemoryPlan:
             limit_bytes: Most that the process may hold; None for no limit.
             resident: What it holds when asked.
         """
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._resident = resident
         self._shares: list[MemoryShare] = []
         self._seen_bytes: int | None = None
@@ -112,7 +116,7 @@ class MemoryPlan:
         """Count a model out that has gone."""
         self._shares.remove(share)
 
-    def add(self, name: str, run_bytes: int, taken_bytes: int) -> MemoryShare:
+    def add(self, name: str, run_bytes: int, taken_bytes: int, remedy: str = _REMEDY) -> MemoryShare:
         """Count a model in that has just been loaded.
 
         Args:
@@ -120,6 +124,7 @@ class MemoryPlan:
             run_bytes: What its largest runs take, one on each worker, beyond what the process held when the model had
                 run its golden texts and nothing else: what those took is in what it holds.
             taken_bytes: How much of that the process has taken already, by trying.
+            remedy: What may be done, beside allowing more memory, if it does not fit.
 
         Returns:
             Its part, to be counted out when it goes.
@@ -128,13 +133,12 @@ class MemoryPlan:
             BundleError: It does not fit, and was not counted in.
         """
         share = MemoryShare(max(0, run_bytes - taken_bytes))
-        held, limit = self._resident(), self._limit_bytes
+        held, limit = self._resident(), self.limit_bytes
         total = held + share.expected_bytes + sum(each.expected_bytes for each in list(self._shares))
         if limit is not None and total > limit:
             raise BundleError(
                 f"its largest runs on all workers take {_mib(run_bytes)} MiB, which makes {_mib(total)} MiB with all "
-                f"that is loaded, the limit is {_mib(limit)} MiB: allow more memory, or lower --workers, "
-                f"--max-batch-tokens or the model's longest text"
+                f"that is loaded, the limit is {_mib(limit)} MiB: allow more memory, or {remedy}"
             )
         self._shares.append(share)
         self._seen_bytes = held

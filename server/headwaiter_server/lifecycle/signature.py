@@ -17,6 +17,10 @@ LABEL: Final = "label"
 SCORES: Final = "scores"
 SCORE: Final = "score"
 SPANS: Final = "spans"
+TOKEN_IDS: Final = "token_ids"  # noqa: S105 - an output
+LOGPROBS: Final = "logprobs"
+FINISH_REASON: Final = "finish_reason"
+ALTERNATIVES: Final = "alternatives"
 
 _FLOAT: Final = "FP32"
 _ROWS: Final = -1
@@ -30,7 +34,11 @@ def signature_of(manifest: bundle_pb2.Manifest, max_rows: int) -> Signature:
         max_rows: Most texts of one request.
     """
     inputs, outputs = _tensors(manifest)
-    return Signature(inputs, outputs, max_rows)
+    if manifest.task != bundle_pb2.TASK_GENERATE:
+        return Signature(inputs, outputs, max_rows)
+    # JSON but for the reason and the score: lists with an entry for each token, or each candidate after the best.
+    more = (*map(_texts, (TOKEN_IDS, LOGPROBS, FINISH_REASON, ALTERNATIVES)), _numbers(SCORE, 1))
+    return Signature(inputs, outputs, max_rows, decoupled=True, more_outputs=more)
 
 
 def _tensors(manifest: bundle_pb2.Manifest) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -11,7 +11,7 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError, InvalidRequestError
 from headwaiter_server.lifecycle.building import BuiltModel
 from headwaiter_server.lifecycle.planning import Subject, TensorSubject
-from headwaiter_server.model.contract import GenerationModel
+from headwaiter_server.model.generation import CHUNK_TOKENS, GenerationModel, GenerationRows
 from headwaiter_server.tokenizer import TextTokenizer
 
 # Of an ordinary text; and how many of them share a run.
@@ -69,11 +69,28 @@ def _warm_encoder(subject: Subject, tiresome: Sequence[Encoding]) -> None:
 
 def _warm_generation(model: GenerationModel, tiresome: Sequence[Encoding], longest: int) -> None:
     for texts in [*_sizes(lambda tokens: Encoding([_SOME_ID] * tokens), longest), *([each] for each in tiresome)]:
-        batch = model.new_batch()
-        batch.join(texts, range(len(texts)))
-        tokens = np.full(len(texts), model.bos_id, np.int64)
-        for _ in range(_STEPS):
-            tokens = batch.step(tokens, 0, len(texts)).argmax(axis=-1)
+        prompts = [text.ids if model.start_id is None else [model.start_id] for text in texts]
+        rows = model.new_rows(len(texts), max(map(len, prompts)) + _STEPS)
+        if model.start_id is not None:
+            rows.encode(texts, range(len(texts)))
+        tokens = np.array([_read_end(rows, row, prompt) for row, prompt in enumerate(prompts)])
+        places = np.array([len(prompt) for prompt in prompts])
+        for _ in range(min(_STEPS, rows.capacity - int(places.max()))):
+            tokens, places = rows.step(tokens, places, 0).argmax(axis=-1), places + 1
+    # The last place that there is.
+    rows = model.new_rows(1)
+    if model.start_id is not None:
+        rows.encode([Encoding([_SOME_ID])], [0])
+    rows.step(np.array([_SOME_ID]), np.array([rows.capacity - 1]), 0)
+
+
+def _read_end(rows: GenerationRows, row: int, prompt: Sequence[int]) -> int:
+    """Read the last piece of a prompt, at its place, and choose a token.
+
+    A run over the last piece is the largest, and those before it, of which a long prompt has hundreds, are like it.
+    """
+    start = (len(prompt) - 1) // CHUNK_TOKENS * CHUNK_TOKENS
+    return int(rows.read(row, prompt[start:], start).argmax())
 
 
 def _sizes(make_text: Callable[[int], Encoding], longest: int) -> list[list[Encoding]]:

@@ -161,6 +161,50 @@ WASTED_CPU_SECONDS = _counter(
     values={"reason": ("cancelled", "expired")},
 )
 
+# Generation.
+GENERATIONS = _counter(
+    "generations_total",
+    "Texts whose generation has ended, by why. Of those that were cancelled, expired or failed, none.",
+    "model",
+    "finish_reason",
+    unit="texts",
+    values={"finish_reason": ("end_of_sequence", "length", "stop")},
+)
+PREFILL_TOKENS = _counter(
+    "prefill_tokens_total",
+    "Tokens of texts that were read before the first token could be generated: encoded, or read into the cache.",
+    "model",
+    unit="tokens",
+)
+GENERATION_ROWS = _gauge(
+    "generation_rows", "Rows of running batches that texts have; a beam search has one for each beam.", "model",
+    unit="rows",
+)  # fmt: skip
+GENERATION_ROWS_LIMIT = _gauge("generation_rows_limit", "Rows of all running batches together.", "model", unit="rows")
+KV_CACHE_BYTES = _gauge(
+    "kv_cache_bytes",
+    "Of the memory for keys and values, what the texts that are being generated have reserved.",
+    "model",
+    unit="bytes",
+)
+KV_CACHE_LIMIT_BYTES = _gauge("kv_cache_limit_bytes", "What they may reserve of it.", "model", unit="bytes")
+KV_CACHE_SHORT = _counter(
+    "kv_cache_short_iterations_total",
+    "Iterations that began without a text which waited and had a row: its keys and values had no room.",
+    "model",
+    unit="iterations",
+)
+KV_CACHE_COPIED_BYTES = _counter(
+    "kv_cache_copied_bytes_total", "Keys and values that were copied, for beams and to close gaps.", "model",
+    unit="bytes",
+)  # fmt: skip
+OVERHEAD_SECONDS = _counter(
+    "iteration_overhead_seconds_total",
+    "Time of iterations that was not spent in the model: choosing tokens, joining and leaving.",
+    "model",
+    unit="seconds",
+)
+
 # How full the server is.
 SATURATION = _gauge(
     "saturation_ratio", "Part of the workers' time that was spent on runs in the last 10 seconds, 0 to 1.", unit="ratio"
@@ -286,6 +330,10 @@ GROUPS: Mapping[str, tuple[Definition, ...]] = {
     "Texts, tokens and runs": (
         TEXTS, TOKENS_READ, RUN_SECONDS, BATCH_WAIT_SECONDS, BATCH_SIZE, BATCH_TOKENS, BATCHES, COMPUTED_TOKENS,
         PADDING_TOKENS, ENGINE_FAILURES, CPU_SECONDS, WASTED_CPU_SECONDS,
+    ),
+    "Generation": (
+        GENERATIONS, PREFILL_TOKENS, GENERATION_ROWS, GENERATION_ROWS_LIMIT, KV_CACHE_BYTES, KV_CACHE_LIMIT_BYTES,
+        KV_CACHE_SHORT, KV_CACHE_COPIED_BYTES, OVERHEAD_SECONDS,
     ),
     "How full the server is": (
         SATURATION, WORKERS, WORKER_BUSY_SECONDS, QUEUE_DEPTH, RUNNING_TEXTS, PREDICTED_WAIT_SECONDS, CALLS_HELD,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from headwaiter_server.metrics.definitions import OTHER
-from headwaiter_server.metrics.sampling import INTERVAL_SECONDS, SATURATION_SECONDS, ModelSample, Sample, quantile
+from headwaiter_server.metrics.growth import chosen, counts, grown_durations, grown_failures, refused, worked_on
+from headwaiter_server.metrics.sampling import INTERVAL_SECONDS, SATURATION_SECONDS, Sample, quantile
 from headwaiter_server.metrics.situation import ModelFacts, Situation
 
 Figure = float | None
@@ -16,27 +16,6 @@ Json = float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 # Between samples that are further apart there is a gap: what happened in it is not known second by second.
 _GAP_SECONDS = 2.5 * INTERVAL_SECONDS
 _SIGNIFICANT_DIGITS = 5
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Of some models together, since the start. Names are those of `ModelSample`."""
-
-    calls: float = 0.0
-    failed_calls: float = 0.0
-    texts: float = 0.0
-    source_tokens: float = 0.0
-    generated_tokens: float = 0.0
-    computed_tokens: float = 0.0
-    padding_tokens: float = 0.0
-    runs: float = 0.0
-    run_texts: float = 0.0
-    run_tokens: float = 0.0
-    request_counts: list[int] = field(default_factory=list)
-
-
-# Codes of failed calls that the server has worked on; the others were refused, in next to no time.
-_WORKED_ON = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 
 
 def answer(
@@ -68,6 +47,7 @@ def answer(
         "slo_seconds": situation.slo_seconds,
         "targets": list(situation.targets),
         "models": _choices(situation.models, newest),
+        "generates": any(each.task == "generate" and model in ("", each.name) for each in situation.models),
         "budget_tokens": budgets.get(model) if model or len(budgets) != 1 else next(iter(budgets.values())),
         "model": model,
         "calls": _calls(newest, model),
@@ -90,55 +70,48 @@ def figures(older: Sample, newer: Sample, workers: int, bounds: Sequence[float],
         model: Whose figures; "" for all together.
 
     Returns:
-        Rates, in 1/s: `calls`, `errors`, `texts`, `source_tokens`, `generated_tokens`. In seconds: `p50`, `p90`, `p99`
-        of the calls that were worked on; refusals would make an overload look fast. Means of the runs: `run_texts`,
-        `run_tokens`. Shares of 1: `padding`, `saturation`. As it is at the newer sample: `queue` and `running`, in
-        texts, and `wait`, in seconds. None where there is nothing to tell of.
+        Rates, in 1/s: `calls`, `errors`, `texts`, `source_tokens`, and `generated_tokens` as they come. In seconds:
+        `p50`, `p90`, `p99` of the calls that were worked on; refusals would make an overload look fast. Of generated
+        tokens, in seconds: `first_p50` and `first_p99` of the first, `next_p50` and `next_p99` of the others. Means of
+        the runs: `run_texts`, `run_tokens`. Shares of 1: `padding`, `saturation`. As it is at the newer sample: `queue`
+        and `running`, in texts, `wait`, in seconds, and `kv_cache`, the share that is reserved of the memory for keys
+        and values. None where there is nothing to tell of.
     """
     seconds = newer.at - older.at
-    before, after = _counts(older, model), _counts(newer, model)
+    before, after = counts(older, model), counts(newer, model)
 
     def grown(name: str) -> float:
         # A model that was loaded again under its name may begin anew.
         growth: float = getattr(after, name) - getattr(before, name)
         return max(0.0, growth)
 
-    durations = worked_on(_grown_counts(before, after), _refused(_grown_failures(older, newer, model)))
-    chosen = _chosen(newer, model)
-    waits = [each.predicted_wait_seconds for each in chosen if each.predicted_wait_seconds is not None]
+    durations = worked_on(grown_durations(before, after, "request"), refused(grown_failures(older, newer, model)))
+    first, following = grown_durations(before, after, "first_token"), grown_durations(before, after, "inter_token")
+    now = chosen(newer, model)
+    waits = [each.predicted_wait_seconds for each in now if each.predicted_wait_seconds is not None]
     runs = grown("runs")
     return {
         "calls": grown("calls") / seconds,
         "errors": grown("failed_calls") / seconds,
         "texts": grown("texts") / seconds,
         "source_tokens": grown("source_tokens") / seconds,
-        "generated_tokens": grown("generated_tokens") / seconds,
+        "generated_tokens": (sum(first) + sum(following)) / seconds,
         "p50": quantile(bounds, durations, 0.5),
         "p90": quantile(bounds, durations, 0.9),
         "p99": quantile(bounds, durations, 0.99),
+        "first_p50": quantile(bounds, first, 0.5),
+        "first_p99": quantile(bounds, first, 0.99),
+        "next_p50": quantile(bounds, following, 0.5),
+        "next_p99": quantile(bounds, following, 0.99),
         "run_texts": _ratio(grown("run_texts"), runs),
         "run_tokens": _ratio(grown("run_tokens"), runs),
         "padding": _ratio(grown("padding_tokens"), grown("computed_tokens")),
         "saturation": min(1.0, max(0.0, (newer.busy_seconds - older.busy_seconds) / (workers * seconds))),
-        "queue": sum(each.queue_depth for each in chosen),
-        "running": sum(each.running_texts for each in chosen),
+        "queue": sum(each.queue_depth for each in now),
+        "running": sum(each.running_texts for each in now),
         "wait": max(waits, default=None),
+        "kv_cache": _ratio(sum(each.kv_cache_bytes for each in now), sum(each.kv_cache_limit_bytes for each in now)),
     }
-
-
-def worked_on(counts: Sequence[int], refused: float) -> list[float]:
-    """How long calls took that were not refused: without the shortest, which the refused ones are.
-
-    Args:
-        counts: Calls in each bucket of durations, the shortest first.
-        refused: How many of them were refused.
-    """
-    left, kept = refused, list[float]()
-    for count in counts:
-        gone = min(count, left)
-        kept.append(count - gone)
-        left -= gone
-    return kept
 
 
 def within(bounds: Sequence[float], counts: Sequence[float], bound: float) -> Figure:
@@ -184,8 +157,8 @@ def _now(samples: Sequence[Sample], situation: Situation, bounds: Sequence[float
     if older is newest:
         return {"seconds": 0.0}
     seconds = newest.at - older.at
-    grown = _grown_failures(older, newest, model)
-    durations = worked_on(_grown_counts(_counts(older, model), _counts(newest, model)), _refused(grown))
+    grown = grown_failures(older, newest, model)
+    durations = worked_on(grown_durations(counts(older, model), counts(newest, model), "request"), refused(grown))
     codes = {code: number / seconds for code, number in grown.items()}
     return {
         "seconds": round(seconds, 1),
@@ -215,53 +188,6 @@ def _calls(sample: Sample | None, model: str) -> float:
     if model:
         return sample.models[model].calls if model in sample.models else 0.0
     return sum(each.calls for name, each in sample.models.items() if name != OTHER)
-
-
-def _chosen(sample: Sample, model: str) -> list[ModelSample]:
-    return [each for name, each in sample.models.items() if not model or name == model]
-
-
-def _counts(sample: Sample, model: str) -> _Counts:
-    total = _Counts()
-    for each in _chosen(sample, model):
-        total.calls += each.calls
-        total.failed_calls += each.failed_calls
-        total.texts += each.texts
-        total.source_tokens += each.source_tokens
-        total.generated_tokens += each.generated_tokens
-        total.computed_tokens += each.computed_tokens
-        total.padding_tokens += each.padding_tokens
-        total.runs += sum(each.batch_size.counts)
-        total.run_texts += each.batch_size.total
-        total.run_tokens += each.batch_tokens.total
-        counts = each.request_seconds.counts
-        total.request_counts = [a + b for a, b in zip(total.request_counts or [0] * len(counts), counts, strict=True)]
-    return total
-
-
-def _grown_counts(before: _Counts, after: _Counts) -> list[int]:
-    """By how much each bucket of calls' durations has grown."""
-    older = before.request_counts or [0] * len(after.request_counts)
-    return [max(0, count - earlier) for count, earlier in zip(after.request_counts, older, strict=False)]
-
-
-def _failures(sample: Sample, model: str) -> dict[str, float]:
-    """Calls that were not answered with OK since the start, by code."""
-    total: dict[str, float] = {}
-    for each in _chosen(sample, model):
-        for code, number in each.failures.items():
-            total[code] = total.get(code, 0.0) + number
-    return total
-
-
-def _grown_failures(older: Sample, newer: Sample, model: str) -> dict[str, float]:
-    before, after = _failures(older, model), _failures(newer, model)
-    # A model that was loaded again under its name may begin anew.
-    return {code: max(0.0, number - before.get(code, 0.0)) for code, number in after.items()}
-
-
-def _refused(failures: Mapping[str, float]) -> float:
-    return sum(number for code, number in failures.items() if code not in _WORKED_ON)
 
 
 def _ratio(part: float, whole: float) -> Figure:

@@ -89,6 +89,11 @@ class Metrics:
         self.batches = self._numbers(definitions.BATCHES)
         self.computed_tokens = self._numbers(definitions.COMPUTED_TOKENS)
         self.padding_tokens = self._numbers(definitions.PADDING_TOKENS)
+        self.generations = self._numbers(definitions.GENERATIONS)
+        self.prefill_tokens = self._numbers(definitions.PREFILL_TOKENS)
+        self.overhead_seconds = self._numbers(definitions.OVERHEAD_SECONDS)
+        self._kv_cache_short = self._numbers(definitions.KV_CACHE_SHORT)
+        self._kv_cache_copied_bytes = self._numbers(definitions.KV_CACHE_COPIED_BYTES)
         self.engine_failures = self._numbers(definitions.ENGINE_FAILURES)
         self.cpu_seconds = self._numbers(definitions.CPU_SECONDS)
         self.wasted_cpu_seconds = self._numbers(definitions.WASTED_CPU_SECONDS)
@@ -187,6 +192,28 @@ class Metrics:
     def next_tokens(self, model: str, seconds: float, count: int) -> None:
         """Record how long after the one before it a generated token came, for as many texts as that is true of."""
         self.inter_token_seconds[(model,)].observe(seconds, times=count)
+
+    def iteration_finished(
+        self, model: str, *, prefill_tokens: int, overhead_seconds: float, copied_bytes: int, short_of_room: bool
+    ) -> None:
+        """Record what is special to an iteration of a model that generates, which is recorded as a run as well.
+
+        Args:
+            model: Whose iteration.
+            prefill_tokens: Tokens of texts that it read.
+            overhead_seconds: Part of its time that was not spent in the model.
+            copied_bytes: Keys and values that it copied.
+            short_of_room: Whether a text was left out that had a row, and no room in the cache.
+        """
+        key = (model,)
+        self.prefill_tokens[key] += prefill_tokens
+        self.overhead_seconds[key] += overhead_seconds
+        self._kv_cache_copied_bytes[key] += copied_bytes
+        self._kv_cache_short[key] += short_of_room
+
+    def generation_ended(self, model: str, finish_reason: str) -> None:
+        """Count a text whose generation has ended."""
+        self.generations[(model, finish_reason)] += 1
 
     def engine_failed(self, model: str) -> None:
         """Count a text on which the model failed."""

@@ -53,6 +53,8 @@ class ModelSample:
         queue_depth: Texts that wait now.
         running_texts: Texts in runs now.
         predicted_wait_seconds: Of a text that comes now; None where it is not predicted.
+        kv_cache_bytes: Reserved now, for keys and values.
+        kv_cache_limit_bytes: That may be reserved; 0 for a model that does not generate.
         request_seconds: Durations of calls, over all methods.
         queue_seconds: Durations.
         inference_seconds: Durations.
@@ -75,6 +77,8 @@ class ModelSample:
     queue_depth: float
     running_texts: float
     predicted_wait_seconds: float | None
+    kv_cache_bytes: float
+    kv_cache_limit_bytes: float
     request_seconds: Observations
     queue_seconds: Observations
     inference_seconds: Observations
@@ -228,6 +232,8 @@ def _models(metrics: Metrics) -> dict[str, ModelSample]:
     waits = _by_model(metrics, definitions.PREDICTED_WAIT_SECONDS)
     depths = _by_model(metrics, definitions.QUEUE_DEPTH)
     running = _by_model(metrics, definitions.RUNNING_TEXTS)
+    reserved = _by_model(metrics, definitions.KV_CACHE_BYTES)
+    reservable = _by_model(metrics, definitions.KV_CACHE_LIMIT_BYTES)
     wasted = metrics.wasted_cpu_seconds.copy()
     calls: dict[str, float] = dict.fromkeys(depths, 0.0)
     failures: dict[str, dict[str, float]] = {}
@@ -251,6 +257,8 @@ def _models(metrics: Metrics) -> dict[str, ModelSample]:
             queue_depth=depths.get(model, 0.0),
             running_texts=running.get(model, 0.0),
             predicted_wait_seconds=waits.get(model),
+            kv_cache_bytes=reserved.get(model, 0.0),
+            kv_cache_limit_bytes=reservable.get(model, 0.0),
             request_seconds=_observations(metrics.request_seconds, model, position=1),
             queue_seconds=_observations(metrics.queue_seconds, model),
             inference_seconds=_observations(metrics.inference_seconds, model),

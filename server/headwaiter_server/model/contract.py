@@ -49,6 +49,7 @@ class Signature:
         max_batch_size: Most rows of one request; 0 where the first axis is none of rows.
         decoupled: Whether a request may have other than one answer.
         joined: Whether rows of several requests may share a run.
+        more_outputs: What answers hold only where requests name it.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -56,6 +57,7 @@ class Signature:
     max_batch_size: int
     decoupled: bool = False
     joined: bool = True
+    more_outputs: tuple[TensorSpec, ...] = ()
 
 
 class Cancellation:
@@ -151,6 +153,41 @@ class TensorGraph(Graph, Protocol):
     output_tensors: tuple[GraphTensor, ...]
 
 
+class BoundGraph(Protocol):
+    """A graph with its inputs and outputs in memory that is somebody else's. One thread at a time."""
+
+    def give(self, name: str, values: Array) -> None:
+        """Have an input read from elsewhere from now on.
+
+        Args:
+            name: The input.
+            values: Where it lies, contiguous; what it holds when `run` is called counts.
+        """
+        ...
+
+    def run(self) -> None:
+        """Compute the outputs from what the inputs hold now.
+
+        Raises:
+            Exception: The graph fails; what the outputs hold then means nothing.
+        """
+        ...
+
+
+class BindableGraph(TensorGraph, Protocol):
+    """A graph that reads and writes memory of its caller, so that nothing is copied."""
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> BoundGraph:
+        """Say where inputs and outputs lie.
+
+        Args:
+            inputs: Where to read, contiguous; those that are not named are given before the first run.
+            outputs: Where to write, contiguous and of the shape that comes out; the same memory as an input's where the
+                graph says that it may. What is not named is not handed out.
+        """
+        ...
+
+
 class BatchModel(Protocol[Source_contra, Wanted_contra, Values]):
     """A model that answers what it is asked in one run. May be run from several threads at once.
 
@@ -210,54 +247,4 @@ class EncoderModel(Protocol):
         Raises:
             Exception: It cannot answer one of them; an answer of NaNs or infinities is none.
         """
-        ...
-
-
-class DecodingBatch(Protocol):
-    """The model's side of texts being generated together: one row each, until `keep` gives the row to another.
-
-    One thread at a time. A method that raises has changed nothing. A NaN is raised, never kept or returned: it would
-    pass for the likeliest token, and spread to other texts.
-    """
-
-    def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
-        """Put source texts into rows, ready for their first step.
-
-        Args:
-            sources: The texts.
-            rows: A row for each: one whose text is done, or one behind the last.
-        """
-        ...
-
-    def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
-        """Read one token for each of the rows `[start, stop)`.
-
-        Args:
-            tokens: The rows' latest tokens, `(stop - start,)`.
-            start: First row.
-            stop: One past the last row.
-
-        Returns:
-            Logits of the next token, `(stop - start, vocab)`.
-        """
-        ...
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Make `rows[i]` the new row i; rows not named are freed. Rows that stay in place cost nothing."""
-        ...
-
-
-class GenerationModel(Protocol):
-    """A model that generates text, one token a step.
-
-    Attributes:
-        bos_id: Token every generation starts from.
-        eos_id: Token that ends one.
-    """
-
-    bos_id: int
-    eos_id: int
-
-    def new_batch(self) -> DecodingBatch:
-        """An empty batch."""
         ...

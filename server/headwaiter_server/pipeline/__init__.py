@@ -8,7 +8,14 @@ from headwaiter_server.pipeline.classification import (
 )
 from headwaiter_server.pipeline.core import Core, Reading, Timings
 from headwaiter_server.pipeline.embedding import EmbeddingReply, EmbeddingRequest, embed
-from headwaiter_server.pipeline.generation import GeneratedText, GenerationReply, GenerationRequest, generate
+from headwaiter_server.pipeline.generated import (
+    GeneratedText,
+    GenerationPiece,
+    GenerationReply,
+    GenerationRequest,
+    WrittenToken,
+)
+from headwaiter_server.pipeline.generation import generate, generate_stream
 from headwaiter_server.pipeline.reranking import (
     PairsReply,
     PairsRequest,
@@ -29,6 +36,7 @@ __all__ = [
     "EmbeddingReply",
     "EmbeddingRequest",
     "GeneratedText",
+    "GenerationPiece",
     "GenerationReply",
     "GenerationRequest",
     "PairsReply",
@@ -47,6 +55,7 @@ __all__ = [
     "Timings",
     "TokenizationReply",
     "TokenizationRequest",
+    "WrittenToken",
 ]
 
 
@@ -59,6 +68,7 @@ class Pipeline(Core):
     """
 
     generate = generate
+    generate_stream = generate_stream
     embed = embed
     classify = classify
     tag = tag

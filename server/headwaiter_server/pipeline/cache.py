@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -164,16 +164,19 @@ class Shelf(Generic[Result]):
         self._kind = kind
         given: list[tuple[int, Result]] = []
         waited: list[tuple[int, Flight[Result]]] = []
-        begun: dict[bytes, Flight[Result]] = {}
+        begun: list[tuple[bytes, Flight[Result]]] = []
+        joined: dict[bytes, Flight[Result]] = {}
         entries: list[Pending[Task, Result]] = []
         hits = rows_hit = rows_missed = 0
         for index, (task, digest) in enumerate(zip(tasks, digests, strict=True)):
             if (kept := self._find(digest)) is not None:
                 given.append((index, kind.given(kept)))
             else:
-                flight = begun.get(digest) or self._flight(digest, call.terms)
+                shared = kind.shared(task)
+                flight = (joined.get(digest) or self._flight(digest, call.terms)) if shared else None
                 if flight is None:
-                    begun[digest] = flight = Flight(call, digest, self)
+                    joined[digest] = flight = Flight(call, digest, self)
+                    begun.append((digest, flight))
                     entries.append(Pending(flight, index, task, len(task.source)))
                     rows_missed += kind.rows(task)
                     waited.append((index, flight))
@@ -183,7 +186,7 @@ class Shelf(Generic[Result]):
             rows_hit += kind.rows(task)
         if entries:
             submit(entries)
-        for digest, flight in begun.items():
+        for digest, flight in begun:
             self._flights.setdefault(digest, []).append(flight)
         for index, flight in waited:
             flight.join(call, index)
@@ -204,7 +207,7 @@ class Shelf(Generic[Result]):
         sealed, size_bytes = kind.sealed(result)
         for flight in self._flights.pop(digest, ()):
             flight.answer(sealed, submitted, kind.given)
-        self._keep(digest, sealed, size_bytes)
+        self._keep(digest, sealed, size_bytes, kind)
 
     def lost(self, digest: bytes, flight: Flight[Result]) -> None:
         """See `Landing`."""
@@ -242,11 +245,10 @@ class Shelf(Generic[Result]):
         """One that a call with such terms may wait for."""
         return next((each for each in self._flights.get(digest, ()) if each.suits(terms)), None)
 
-    def _keep(self, digest: bytes, result: Result, size_bytes: int) -> None:
+    def _keep(self, digest: bytes, result: Result, size_bytes: int, kind: Kind[Any, Result]) -> None:
         if self._closed or digest in self.answers or not self._cache.make_room(size_bytes):
             return
-        timeless = replace(result, queue_seconds=0.0, inference_seconds=0.0, batch_size=0, batch_tokens=0, batch_id=0)
-        self.answers[digest] = _Kept(timeless, size_bytes, self._cache.now())
+        self.answers[digest] = _Kept(kind.timeless(result), size_bytes, self._cache.now())
         self._resize(1, size_bytes)
 
     def _resize(self, entries: int, size_bytes: int) -> None:

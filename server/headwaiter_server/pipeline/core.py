@@ -46,6 +46,25 @@ class Lane(Protocol[TaskIn, Result]):
         ...
 
 
+class Telling(Protocol[Result]):
+    """Who tells a caller of answers while they come."""
+
+    def open(self, terms: Terms, size: int, submitted: float, future: asyncio.Future[list[Result]]) -> Call[Result]:
+        """The call that is answered; see `Call`."""
+        ...
+
+    async def tell(self, future: asyncio.Future[list[Result]]) -> list[Result]:
+        """Tell everything, as it comes.
+
+        Args:
+            future: What the call is answered with; nobody waits for it any more when this ends, however it does.
+
+        Returns:
+            The answers, when all is told; when they were there, the call's trail says.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Where a call's time went; of several texts the largest of each. Answers that were remembered took none."""
@@ -241,7 +260,14 @@ class Core:
         )
 
     async def run(
-        self, lane: Lane[Task, Result], terms: Terms, submitted: float, tasks: Sequence[Task]
+        self,
+        lane: Lane[Task, Result],
+        terms: Terms,
+        submitted: float,
+        tasks: Sequence[Task],
+        *,
+        remembered: bool = True,
+        telling: Telling[Result] | None = None,
     ) -> list[Result]:
         """Submit the texts and wait; the call is over when this returns, however it returns.
 
@@ -250,28 +276,33 @@ class Core:
             terms: What the caller asked of the scheduler.
             submitted: Now, on the scheduler's clock.
             tasks: The texts.
+            remembered: Whether the answers are those that the same texts have always.
+            telling: Tells the caller of the answers while they come; None where it waits for all of them.
 
         Raises:
             RequestError: What answered the call, if it was no result.
         """
         if terms.deadline <= submitted:
             raise DeadlineExceededError("the deadline passed before the texts were tokenized")
-        call: Call[Result] = Call(terms, len(tasks), submitted, asyncio.get_running_loop().create_future())
-        if self._cache is None or (shelf := self._cache.shelf(lane)) is None:
+        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        call = (Call if telling is None else telling.open)(terms, len(tasks), submitted, future)
+        if self._cache is None or not remembered or (shelf := self._cache.shelf(lane)) is None:
             lane.submit([Pending(call, index, task, len(task.source)) for index, task in enumerate(tasks)])
         else:
             submitted = await self._ask(shelf, call, tasks, lane)
         terms.trail.submitted = submitted
         self._dispatcher.wake()
+        answer = future if telling is None else telling.tell(future)
         if terms.deadline == NO_DEADLINE:
-            results = await call.future
+            results = await answer
         else:
             try:
                 async with asyncio.timeout(terms.deadline - submitted):
-                    results = await call.future
+                    results = await answer
             except TimeoutError:
                 raise DeadlineExceededError("the deadline passed before the answer was there") from None
-        terms.trail.answered = self.clock()
+        if telling is None:
+            terms.trail.answered = self.clock()
         return results
 
     async def _ask(

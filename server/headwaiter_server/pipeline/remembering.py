@@ -6,10 +6,11 @@ that differ have different digests, whoever chose them: BLAKE2b of 256 bits (RFC
 
 from __future__ import annotations
 
+import itertools
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -32,6 +33,9 @@ _ANSWER_BYTES = 416
 _ARRAY_BYTES = 144
 _NUMBER_BYTES = 40
 _STRING_BYTES = 48
+# For a token with its log-probability, and for each of the likeliest at its place.
+TOKEN_BYTES = 160
+LIKELY_BYTES = 112
 # So many bytes of tensors are hashed in the time in which a character is tokenized.
 _BYTES_FOR_A_CHARACTER = 64
 
@@ -81,6 +85,8 @@ class Kind(Generic[Task, Result]):
         characters: Of how much text the tokenizer would take as long as the digest does.
         sealed: An answer that nobody can alter, and the bytes that it takes.
         given: A sealed answer for one caller, which may alter what it gets.
+        timeless: An answer as it is remembered, without the times that it took when it was computed.
+        shared: Whether a question may wait for the answer to one that was asked before.
     """
 
     digest: Callable[[Task], bytes]
@@ -88,6 +94,8 @@ class Kind(Generic[Task, Result]):
     characters: Callable[[Task], int]
     sealed: Callable[[Result], tuple[Result, int]]
     given: Callable[[Result], Result]
+    timeless: Callable[[Result], Result]
+    shared: Callable[[Task], bool]
 
 
 def kind_of(task: Task) -> Kind[Task, Any]:
@@ -95,10 +103,17 @@ def kind_of(task: Task) -> Kind[Task, Any]:
     return _KINDS[type(task)]
 
 
-def _text_digest(source: Encoding, wanted: int) -> bytes:
+def _text_digest(source: Encoding, wanted: int, more: bytes = b"") -> bytes:
     types = source.type_ids
     header = _READING.pack(wanted, len(source.ids), _NO_TYPES if types is None else len(types))
-    return _hash(b"".join((header, array("I", source.ids), array("I", types or ())))).digest()
+    return _hash(b"".join((header, array("I", source.ids), array("I", types or ()), more))).digest()
+
+
+def _generation_digest(task: GenerationTask) -> bytes:
+    # In the order in which the options are declared; their sets have none.
+    options = [getattr(task.decoding, each.name) for each in fields(task.decoding)]
+    asked = repr([sorted(each) if isinstance(each, frozenset) else each for each in options])
+    return _text_digest(task.source, task.decoding.max_new_tokens, asked.encode())
 
 
 def _tensors_digest(task: TensorTask) -> bytes:
@@ -142,11 +157,27 @@ def _is_part(values: Array) -> bool:
 
 
 def _sealed_generated(generated: Generated) -> tuple[Generated, int]:
-    return generated, _ANSWER_BYTES + _ARRAY_BYTES + _NUMBER_BYTES * len(generated.token_ids)
+    numbers = len(generated.token_ids) + sum([len(each.token_ids) for each in generated.hypotheses])
+    size = _ANSWER_BYTES + _ARRAY_BYTES * (1 + len(generated.hypotheses)) + _NUMBER_BYTES * numbers
+    if generated.text is not None:
+        size += _STRING_BYTES + len(generated.text.encode())
+    likely = itertools.chain(generated.tokens or (), *[each.tokens or () for each in generated.hypotheses])
+    size += sum([TOKEN_BYTES + len(each.top) * LIKELY_BYTES for each in likely])
+    if generated.attention is not None:
+        size += _ARRAY_BYTES + generated.attention.nbytes
+    return generated, size
 
 
 def _one(_: object) -> int:
     return 1
+
+
+def _always(_: object) -> bool:
+    return True
+
+
+def _timeless(answer: Result) -> Result:
+    return replace(answer, queue_seconds=0.0, inference_seconds=0.0, batch_size=0, batch_tokens=0, batch_id=0)
 
 
 _KINDS: dict[type, Kind[Any, Any]] = {
@@ -156,13 +187,18 @@ _KINDS: dict[type, Kind[Any, Any]] = {
         characters=lambda task: len(task.source),
         sealed=_sealed_answer,
         given=lambda answer: answer,
+        timeless=_timeless,
+        shared=_always,
     ),
     GenerationTask: Kind[GenerationTask, Generated](
-        digest=lambda task: _text_digest(task.source, task.max_new_tokens),
+        digest=_generation_digest,
         rows=_one,
         characters=lambda task: len(task.source),
         sealed=_sealed_generated,
         given=lambda generated: replace(generated, token_ids=list(generated.token_ids)),
+        timeless=lambda generated: _timeless(replace(generated, token_times=())),
+        # Who watches a text wants to see all of it come.
+        shared=lambda task: task.watch is None,
     ),
     TensorTask: Kind[TensorTask, RunAnswer[Tensors]](
         digest=_tensors_digest,
@@ -170,5 +206,7 @@ _KINDS: dict[type, Kind[Any, Any]] = {
         characters=lambda task: sum(each.nbytes for each in task.source.arrays.values()) // _BYTES_FOR_A_CHARACTER,
         sealed=_sealed_tensors,
         given=lambda answer: replace(answer, values=dict(answer.values)),
+        timeless=_timeless,
+        shared=_always,
     ),
 }

@@ -23,6 +23,7 @@ FAIRNESS_KEY = "headwaiter-fairness-key"
 # In the trailing metadata of a good answer: how many of its texts, or rows, were remembered or computed for others.
 CACHE_HITS_KEY = "headwaiter-cache-hits"
 MAX_PRIORITY = 16
+_FIRST_PIECE = "first-token"
 _MAX_FAIRNESS_KEY_LENGTH = 256
 # gRPC sends a deadline with two or three digits, rounded up.
 _ROUNDED_PART = 0.01
@@ -233,8 +234,16 @@ def known_times(crossing: Crossing, now: float) -> Metadata:
         known["queue"] = started - trail.submitted
         if trail.started is not None:
             known["inference"] = now - started
+    if trail.first_token is not None:
+        known[_FIRST_PIECE] = trail.first_token - crossing.terms.arrived
     times = tuple((f"headwaiter-{name}-seconds", f"{seconds:.6f}") for name, seconds in known.items())
     return times if trail.batch_id is None else (*times, ("headwaiter-batch-id", str(trail.batch_id)))
+
+
+def first_token_trailers(crossing: Crossing) -> Metadata:
+    """When the first piece was there of a call that is told of pieces, for its trailing metadata."""
+    first, arrived = crossing.terms.trail.first_token, crossing.terms.arrived
+    return () if first is None else ((f"headwaiter-{_FIRST_PIECE}-seconds", f"{first - arrived:.6f}"),)
 
 
 def timing_trailers(timings: Timings, total_seconds: float) -> Metadata:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 
@@ -19,7 +20,7 @@ from headwaiter_server.rpc.crossing import (
     terms_of,
 )
 from headwaiter_server.rpc.status import status_of
-from headwaiter_server.rpc.stream import BeginSpan, MessageStream, StreamMethod
+from headwaiter_server.rpc.stream import BeginSpan, MessageStream, StreamMethod, Write
 from headwaiter_server.scheduling.admission import RETRY_SECONDS, Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 from headwaiter_server.tracing import Tracing
@@ -28,8 +29,13 @@ from headwaiter_server.tracing import Tracing
 _LONGEST_QUESTION_BYTES = 1 << 16
 
 UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
+TellingHandler = Callable[[bytes, Context], Awaitable[None]]
 StreamHandler = Callable[[AsyncIterable[bytes], Context], Awaitable[None]]
 Method = Callable[[bytes, Permit, Crossing], Awaitable[bytes]]
+TellingMethod = Callable[[bytes, Permit, Crossing, Write], Awaitable[None]]
+
+# What a handler returns to gRPC: the message of a unary call, nothing where messages are written.
+Answer = TypeVar("Answer", bound=bytes | None)
 
 
 class Edge:
@@ -66,10 +72,43 @@ class Edge:
             always: Whether it is answered also when the server is full or ends, as it asks about just that; if its
                 message is short.
         """
-        self._metrics.method_offered(name)
-        admit = self._let_in if always else self._admission.admit
+        return self._handler(
+            name,
+            lambda request, permit, crossing, _context: method(request, permit, crossing),
+            self._let_in if always else self._admission.admit,
+        )
 
-        async def handle(request: bytes, context: Context) -> bytes:
+    def telling(self, name: str, method: TellingMethod) -> TellingHandler:
+        """A gRPC handler for a method that answers one message with many; all in all one call, as a unary one is.
+
+        Its permit is held until the last message is written. `write` returns when there is room for another message:
+        a caller that reads slowly holds up its own call only.
+
+        Args:
+            name: `package.Service/Method`, for metrics.
+            method: Parses, computes, serializes and writes; what it raises becomes the status, after all that is
+                written.
+        """
+
+        async def tell(request: bytes, permit: Permit, crossing: Crossing, context: Context) -> None:
+            try:
+                await method(request, permit, crossing, context.write)
+            except grpc.aio.InternalError:
+                # What becomes of a write whose caller has gone in this moment; gRPC is about to cancel the call.
+                raise asyncio.CancelledError from None
+
+        return self._handler(name, tell, self._admission.admit)
+
+    def _handler(
+        self,
+        name: str,
+        method: Callable[[bytes, Permit, Crossing, Context], Awaitable[Answer]],
+        admit: Callable[[int], Permit],
+    ) -> Callable[[bytes, Context], Awaitable[Answer]]:
+        """What calls of one message cross, whatever they are answered with."""
+        self._metrics.method_offered(name)
+
+        async def handle(request: bytes, context: Context) -> Answer:
             started = self.clock()
             crossing = Crossing(Terms(started))
             if self._tracing is not None:
@@ -80,7 +119,7 @@ class Edge:
                 with admit(len(request)) as permit:
                     crossing.terms = terms_of(started, context)
                     crossing.terms.trail.span = crossing.span
-                    answer = await method(request, permit, crossing)
+                    answer = await method(request, permit, crossing, context)
             except asyncio.CancelledError:
                 code = cancelled_code(crossing, self.clock())
                 raise

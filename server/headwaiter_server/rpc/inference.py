@@ -12,13 +12,14 @@ from headwaiter_proto.v1 import inference_pb2
 
 from headwaiter_server.errors import InvalidRequestError
 from headwaiter_server.pipeline import Pipeline, Timings
-from headwaiter_server.rpc import classification, embedding, generation, reranking, tagging, tokenization
+from headwaiter_server.rpc import classification, embedding, reranking, tagging, tokenization
 from headwaiter_server.rpc.crossing import Crossing
 from headwaiter_server.rpc.edge import Edge, Method
+from headwaiter_server.rpc.generating import GenerationMethods
 from headwaiter_server.rpc.messages import parse
 from headwaiter_server.rpc.models import model_info
 from headwaiter_server.rpc.status import Status
-from headwaiter_server.rpc.stream import StreamMethod
+from headwaiter_server.rpc.stream import StreamMethod, Write
 from headwaiter_server.rpc.wire import Counted, check_field_counts, read_number
 from headwaiter_server.scheduling.admission import Permit
 from headwaiter_server.scheduling.calls import Terms
@@ -85,16 +86,9 @@ class InferenceService:
     def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
         """The service as gRPC wants it. Bytes are passed through, so that they are parsed after admission, by us."""
         pipeline = self._pipeline
+        generating = GenerationMethods(pipeline)
         methods: dict[str, Method] = {
-            "Generate": self._unary(
-                _Task(
-                    inference_pb2.GenerateRequest,
-                    generation.COUNTED,
-                    generation.read_request,
-                    pipeline.generate,
-                    generation.write_reply,
-                )
-            ),
+            "Generate": generating.generate,
             "Embed": self._unary(self._embedding),
             "Classify": self._unary(
                 _Task(
@@ -131,6 +125,9 @@ class InferenceService:
             name: grpc.unary_unary_rpc_method_handler(edge.unary(f"{SERVICE_NAME}/{name}", method))
             for name, method in methods.items()
         }
+        handlers["GenerateStream"] = grpc.unary_stream_rpc_method_handler(
+            edge.telling(f"{SERVICE_NAME}/GenerateStream", generating.generate_stream)
+        )
         handlers["EmbedStream"] = grpc.stream_stream_rpc_method_handler(
             edge.stream(StreamMethod(f"{SERVICE_NAME}/EmbedStream", self.open_stream_message, pipeline.max_texts))
         )
@@ -224,11 +221,16 @@ class StreamedEmbedding:
     request: inference_pb2.EmbedRequest | InvalidRequestError
 
     @property
+    def in_order(self) -> bool:
+        """See `StreamMessage`."""
+        return False
+
+    @property
     def texts(self) -> int:
         """See `StreamMessage`."""
         return 0 if isinstance(self.request, InvalidRequestError) else len(self.request.texts)
 
-    async def answer(self, permit: Permit, crossing: Crossing) -> bytes:
+    async def answer(self, permit: Permit, crossing: Crossing, write: Write) -> bytes:  # noqa: ARG002 - one answer
         """See `StreamMessage`."""
         if isinstance(self.request, InvalidRequestError):
             raise self.request

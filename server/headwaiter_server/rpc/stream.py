@@ -23,6 +23,8 @@ from headwaiter_server.tracing import CallSpan
 # of a few workers, and few enough that what a stream holds is small.
 MOST_MESSAGES = 64
 
+Write = Callable[[bytes], Awaitable[None]]
+
 
 class StreamMessage(Protocol):
     """A message that can be answered."""
@@ -32,8 +34,20 @@ class StreamMessage(Protocol):
         """How many texts it holds."""
         ...
 
-    async def answer(self, permit: Permit, crossing: Crossing) -> bytes:
-        """Compute the answer; what it raises is answered with `refuse`."""
+    @property
+    def in_order(self) -> bool:
+        """Whether its answer comes after those of the messages before it that are in order, too."""
+        ...
+
+    async def answer(self, permit: Permit, crossing: Crossing, write: Write) -> bytes:
+        """Compute the answer; what it raises is answered with `refuse`.
+
+        Args:
+            permit: Its place in the server.
+            crossing: Told of it.
+            write: Sends what comes before the answer, of a message that is not in order; returns when there is room
+                for more.
+        """
         ...
 
     def refuse(self, status: Status) -> bytes:
@@ -52,13 +66,11 @@ class StreamMethod:
         name: `package.Service/Method`, for metrics.
         open_message: Parses a message; what it raises ends the stream, as nobody could be told.
         most_texts: Texts of one stream's unanswered messages from which on no further message is read.
-        in_order: Whether answers are written in the order of the messages, and not as they come.
     """
 
     name: str
     open_message: Callable[[bytes], StreamMessage]
     most_texts: int
-    in_order: bool = False
 
 
 class MessageStream:
@@ -74,7 +86,7 @@ class MessageStream:
         self,
         method: StreamMethod,
         requests: AsyncIterable[bytes],
-        write: Callable[[bytes], Awaitable[None]],
+        write: Write,
         terms: Terms,
         *,
         admission: Admission,
@@ -103,6 +115,7 @@ class MessageStream:
         self._metrics = metrics
         self._clock = clock
         self._begin_span = begin_span
+        self._tasks = asyncio.TaskGroup()
         self._latest: asyncio.Task[None] | None = None
         self._messages = 0
         self._texts = 0
@@ -117,8 +130,8 @@ class MessageStream:
         Raises:
             Exception: The stream has ended early; every message that was let in has been answered.
         """
-        async with asyncio.TaskGroup() as tasks:
-            self._reader = tasks.create_task(self._read(tasks))
+        async with self._tasks as tasks:
+            self._reader = tasks.create_task(self._read())
         if self._error is not None:
             raise self._error
 
@@ -141,13 +154,11 @@ class MessageStream:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+    async def _read(self) -> None:
         async for data in self._requests:
             self._messages += 1
             terms = replace(self._terms, arrived=self._clock())
-            task = tasks.create_task(self._serve_message(data, terms, self._latest))
-            if self._method.in_order:
-                self._latest = task
+            self._tasks.create_task(self._serve_message(data, terms, self._latest))
             # The message's first turn: now it is known how many texts it has, and whether there was room for it.
             await asyncio.sleep(0)
             while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._method.most_texts:
@@ -167,7 +178,10 @@ class MessageStream:
                         if message is None:
                             message = self._method.open_message(data)
                             self._texts += message.texts
-                        answer = await message.answer(permit, crossing)
+                            if message.in_order:
+                                # The messages before it have come as far as this: the next one is not read sooner.
+                                self._latest = asyncio.current_task()
+                        answer = await message.answer(permit, crossing, self._put_piece)
                         break
                 except QueueFullError as full:
                     await self._room(full, crossing.terms.deadline)
@@ -184,21 +198,31 @@ class MessageStream:
             answer = message.refuse(status)
         finally:
             crossing.finish(self._method.name, code, self._clock(), self._metrics)
-        texts = message.texts
+        texts, in_order = message.texts, message.in_order
         # The reader may be slow, and the message a thousand times as long as its answer.
         del data, message
-        if before is not None and not before.done():
+        if in_order and before is not None and not before.done():
             await asyncio.wait([before])
+        await self._put(answer)
+        self._messages -= 1
+        self._texts -= texts
+        self._wake()
+
+    async def _put_piece(self, piece: bytes) -> None:
+        """Write what comes before an answer, to its end also when its message gives up meanwhile, as at its deadline.
+
+        gRPC cannot take back a write that it has begun, and does not begin another before that is done.
+        """
+        await asyncio.shield(self._tasks.create_task(self._put(piece)))
+
+    async def _put(self, answer: bytes) -> None:
         try:
             async with self._writing:
                 await self._write(answer)
         except grpc.aio.InternalError:
             # The caller has gone in this moment; gRPC is about to cancel the stream.
             self._fail(asyncio.CancelledError())
-            return
-        self._messages -= 1
-        self._texts -= texts
-        self._wake()
+            raise asyncio.CancelledError from None
 
     async def _room(self, full: QueueFullError, deadline: float) -> None:
         """Wait until there may be room: one of this stream's messages was answered, or the time that was named passed.

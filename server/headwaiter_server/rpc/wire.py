@@ -19,7 +19,23 @@ _SMALLEST_FIELD_BYTES = 2
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
 _VALUE_BYTES = {_FIXED64: 8, _START_GROUP: 0, _END_GROUP: 0, _FIXED32: 4}
 _OTHERS = ""  # no field has this name
+_LONGEST_VARINT_BYTES = 10
 _MORE = 0x80  # the bit of a varint's byte that says that another follows
+
+
+@dataclass(frozen=True)
+class Few:
+    """A repeated field that has a limit of its own; it counts among the other fields as well.
+
+    Attributes:
+        name: Its name.
+        most: Most entries.
+        packed: Whether its entries are varints, one behind the other in one field.
+    """
+
+    name: str
+    most: int
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,10 +46,12 @@ class Counted:
         entries: Its repeated fields, whose entries are length-delimited: number to name.
         inside: Its fields that are messages in which is counted as well. To protocol buffers such a field that is sent
             several times is one message, so its parts count together.
+        few: Its repeated fields with limits of their own.
     """
 
     entries: Mapping[int, str] = field(default_factory=dict)
     inside: Mapping[int, Counted] = field(default_factory=dict)
+    few: Mapping[int, Few] = field(default_factory=dict)
 
 
 def check_field_counts(data: bytes, counted: Counted, limit: int) -> None:
@@ -95,6 +113,10 @@ def _count(data: bytes, position: int, end: int, counted: Counted, limit: int, c
         if counts[_OTHERS] > _MOST_OTHER_FIELDS:
             besides = " and ".join(counted.entries.values()) or "the request"
             raise InvalidRequestError("message", f"has more than {_MOST_OTHER_FIELDS} fields beside {besides}")
+        if (few := counted.few.get(number)) is not None:
+            counts[few.name] += -(-(position - start) // _LONGEST_VARINT_BYTES) if few.packed else 1
+            if counts[few.name] > few.most:
+                raise InvalidRequestError(few.name, f"has more than {few.most} entries")
         if number in counted.inside:
             _count(data, start, min(position, end), counted.inside[number], limit, counts)
 

@@ -68,18 +68,19 @@ class Permit:
         """
         self._admission.hold_texts(self, count)
 
-    def hold_bytes(self, count: int, field: str) -> None:
+    def hold_bytes(self, count: int, field: str, remedy: str = "") -> None:
         """Count bytes that the call takes beside its message, before they are there.
 
         Args:
             count: How many.
             field: What in the request asks for them.
+            remedy: What a caller who is refused may do; "" where that is plain.
 
         Raises:
             InvalidRequestError: They are more than the server is ever set to hold.
             QueueFullError: They are more than there is room for now.
         """
-        self._admission.hold_bytes(self, count, field)
+        self._admission.hold_bytes(self, count, field, remedy)
 
 
 class Admission:
@@ -148,12 +149,11 @@ class Admission:
         self.texts += count
         permit.texts += count
 
-    def hold_bytes(self, permit: Permit, count: int, field: str) -> None:
+    def hold_bytes(self, permit: Permit, count: int, field: str, remedy: str = "") -> None:
         """Count bytes that a call takes; see `Permit.hold_bytes`."""
         if permit.size_bytes + count > self._max_bytes:
-            raise InvalidRequestError(
-                field, f"takes {count} bytes, the limit is {self._max_bytes} for all calls together"
-            )
+            what = f"takes {count} bytes, the limit is {self._max_bytes} for all calls together (--max-call-bytes)"
+            raise InvalidRequestError(field, f"{what}; {remedy}" if remedy else what)
         if self._bytes + count > self._max_bytes:
             raise QueueFullError(f"{self._max_bytes} bytes of calls are waiting already", RETRY_SECONDS)
         self._bytes += count

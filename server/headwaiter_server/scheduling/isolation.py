@@ -47,14 +47,19 @@ def run_isolating(run: Callable[[int, int], None], start: int, stop: int, tries:
     if error is None:
         return {}
     if stop - start == 1:
-        failure = EngineError("the model failed on this input")
-        failure.add_note("".join(traceback.format_exception(error)))
-        _forget_frames(error)
-        failure.__cause__ = error
-        return {start: failure}
+        return {start: failed(error)}
     _forget_frames(error)
     middle = (start + stop) // 2
     return run_isolating(run, start, middle, tries) | run_isolating(run, middle, stop, tries)
+
+
+def failed(error: Exception) -> EngineError:
+    """What a text is answered that has raised something; the log is told what, and where."""
+    failure = EngineError("the model failed on this input")
+    failure.add_note("".join(traceback.format_exception(error)))
+    _forget_frames(error)
+    failure.__cause__ = error
+    return failure
 
 
 def _tried(run: Callable[[int, int], None], start: int, stop: int) -> Exception | None:

@@ -16,6 +16,7 @@ class Trail:
         submitted: When they began to wait.
         started: When the first run began that held one of them.
         batch_id: Number of that run.
+        first_token: When something was generated first, of a call that is told of it at once.
         answered: When the last of their answers was there.
         cache_hits: Rows whose answer was remembered, or was on its way for somebody else.
         cache_misses: Rows that were looked for in the cache, and not found.
@@ -26,6 +27,7 @@ class Trail:
         "batch_id",
         "cache_hits",
         "cache_misses",
+        "first_token",
         "span",
         "started",
         "submitted",
@@ -42,6 +44,7 @@ class Trail:
         self.submitted: float | None = None
         self.started: float | None = None
         self.batch_id: int | None = None
+        self.first_token: float | None = None
         self.answered: float | None = None
         self.cache_hits = 0
         self.cache_misses = 0

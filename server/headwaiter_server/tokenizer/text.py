@@ -6,12 +6,14 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import tokenizers
 
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError, InvalidRequestError
+from headwaiter_server.tokenizer.streaming import Detokenizing, detokenizing
 from headwaiter_server.tokenizer.truncation import MOST_CHARACTERS_PER_TOKEN, deciding_beginning, positions_kept
 
 # A text, or a pair of texts that the model reads together.
@@ -136,10 +138,29 @@ class TextTokenizer:
         encoded = self._tokenizer.encode(self._whole(text, field))
         return Tokens(encoded.ids, encoded.tokens, encoded.offsets)
 
+    @cached_property
+    def detokenizing(self) -> Detokenizing:
+        """What `decode` makes of further tokens, for whoever decodes them one by one."""
+        return detokenizing(self._tokenizer)
+
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of token ids, special tokens left out.
+
+        Raises:
+            Exception: The tokenizer's decoder breaks on them.
+        """
+        try:
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        except BaseException as error:
+            if isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+                raise
+            # What a library panics with that is in another language would end a thread, and all that it does.
+            raise RuntimeError(f"the tokenizer has panicked: {error}") from error
         return text
+
+    def written(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary writes them; an id that it does not know is written as nothing."""
+        return [self._tokenizer.id_to_token(each) or "" for each in ids]
 
     def _encode(
         self,

@@ -14,8 +14,9 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 from opentelemetry import trace
@@ -258,19 +259,21 @@ class OtelCall:
         self._texts += 1
         self._generated_tokens += text.generated_tokens
         self._ran_until = max(text.ended, self._ran_until or text.ended)
-        self._child(
-            "generate",
-            text.started,
-            text.ended,
-            {
-                "headwaiter.text.index": text.index,
-                "headwaiter.source_tokens": text.source_tokens,
-                "headwaiter.generated_tokens": text.generated_tokens,
-                "headwaiter.finish_reason": text.finish_reason,
-                "headwaiter.batch.id": text.batch_id,
-                "headwaiter.batch.size": text.batch_size,
-            },
-        )
+        attributes: dict[str, AttributeValue] = {
+            "headwaiter.text.index": text.index,
+            "headwaiter.source_tokens": text.source_tokens,
+            "headwaiter.generated_tokens": text.generated_tokens,
+            "headwaiter.finish_reason": text.finish_reason,
+            "headwaiter.batch.id": text.batch_id,
+            "headwaiter.batch.size": text.batch_size,
+            "headwaiter.rows": text.rows,
+        }
+        if text.prefilled is not None:
+            attributes["headwaiter.prefill_seconds"] = text.prefilled - text.started
+        if text.first_token is not None:
+            attributes["headwaiter.first_token_seconds"] = text.first_token - self.arrived
+        moments = {"prefilled": text.prefilled, "first token": text.first_token}
+        self._child("generate", text.started, text.ended, attributes, moments=moments)
 
     @_harmless
     def finish(self, end: CallEnd) -> None:
@@ -318,10 +321,14 @@ class OtelCall:
         ended: float,
         attributes: dict[str, AttributeValue] | None = None,
         links: Sequence[Link] = (),
+        moments: Mapping[str, float | None] = MappingProxyType({}),
     ) -> None:
         span = self._tracer.start_span(
             name, self.context, attributes=attributes, links=links, start_time=self._to_wall(started)
         )
+        for moment, at in moments.items():
+            if at is not None:
+                span.add_event(moment, timestamp=self._to_wall(at))
         span.end(self._to_wall(ended))
 
 

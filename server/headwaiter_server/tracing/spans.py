@@ -57,6 +57,9 @@ class GeneratedText:
         finish_reason: Why there are no more.
         batch_id: Number of its first run.
         batch_size: Most texts of any of its runs.
+        prefilled: When all of its source had been read; None where that is not known.
+        first_token: When its first token was there; None if none came.
+        rows: Rows of the batch that it had: one, or one for each beam.
     """
 
     index: int
@@ -67,6 +70,9 @@ class GeneratedText:
     finish_reason: str
     batch_id: int
     batch_size: int
+    prefilled: float | None = None
+    first_token: float | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,18 @@ class Server:
             time.sleep(0.05)
         return value
 
+    def wait_for_nothing(self, name: str, **labels: str) -> None:
+        """Wait until a metric is 0.
+
+        Raises:
+            TimeoutError: It stays above.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+        while value := self.metric(name, **labels):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{name} {labels} stays at {value}")
+            time.sleep(0.05)
+
 
 Check = Callable[[Server], str]
 

@@ -38,6 +38,13 @@ class Answers:
         assert error is not None, result
         return error
 
+    def last_error(self) -> InferenceServerException:
+        """The error that ended the stream, after whatever came before."""
+        while True:
+            _, error = self._waiting.get(timeout=PATIENCE_SECONDS)
+            if error is not None:
+                return error
+
     def none_left(self) -> bool:
         """Whether there was nothing else."""
         return self._waiting.empty()

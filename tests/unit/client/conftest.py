@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import grpc
-    from unit.client.scripted_server import Script, StreamScript
+    from unit.client.scripted_server import AnswerStreamScript, Script, StreamScript
 
 
 @pytest.fixture
@@ -24,10 +24,15 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
         scripts: dict[str, Script] | None = None,
         *,
         streams: dict[str, StreamScript] | None = None,
+        answer_streams: dict[str, AnswerStreamScript] | None = None,
         watch: bytes | None = SERVING,
         credentials: grpc.ServerCredentials | None = None,
     ) -> ScriptedServer:
-        servers.append(ScriptedServer(scripts, streams=streams, watch=watch, credentials=credentials))
+        servers.append(
+            ScriptedServer(
+                scripts, streams=streams, answer_streams=answer_streams, watch=watch, credentials=credentials
+            )
+        )
         return servers[-1].start()
 
     yield start

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Script = Callable[[bytes, grpc.ServicerContext], bytes]
 # The same for a stream of requests and one of responses.
 StreamScript = Callable[["Iterator[bytes]", grpc.ServicerContext], "Iterator[bytes]"]
+# The same for one request and a stream of responses.
+AnswerStreamScript = Callable[[bytes, grpc.ServicerContext], "Iterator[bytes]"]
 
 SERVING = b"\x08\x01"
 NOT_SERVING = b"\x08\x02"
@@ -47,6 +49,7 @@ class ScriptedServer:
         scripts: dict[str, Script] | None = None,
         *,
         streams: dict[str, StreamScript] | None = None,
+        answer_streams: dict[str, AnswerStreamScript] | None = None,
         watch: bytes | None = SERVING,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
@@ -57,6 +60,7 @@ class ScriptedServer:
             "Check": lambda request, context: SERVING,
         } | (scripts or {})
         self.streams = streams or {}
+        self.answer_streams = answer_streams or {}
         self.calls: list[Call] = []
         self._watch = watch
         self._server = grpc.server(
@@ -84,9 +88,19 @@ class ScriptedServer:
         if method in self.streams:
             return grpc.stream_stream_rpc_method_handler(self.streams[method])
 
-        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        def seen(request: bytes, context: grpc.ServicerContext) -> None:
             remaining = context.time_remaining()
             self.calls.append(Call(method, request, metadata, remaining, time.monotonic()))
+
+        def answer_stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            seen(request, context)
+            yield from self.answer_streams[method](request, context)
+
+        if method in self.answer_streams:
+            return grpc.unary_stream_rpc_method_handler(answer_stream)
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            seen(request, context)
             return self.scripts[method](request, context)
 
         return grpc.unary_unary_rpc_method_handler(answer) if method in self.scripts else None

@@ -97,10 +97,11 @@ def test_deadlines_are_positive_and_finite(server: ScriptedServer, seconds: floa
 async def test_a_deadline_that_passes_raises(serve: Callable[..., ScriptedServer]) -> None:
     """A call that takes too long ends with its own exception, from both clients."""
     target = serve({"Generate": _held}).target
-    with Client(target) as client, pytest.raises(DeadlineExceededError):
+    with Client(target) as client, pytest.raises(DeadlineExceededError, match="a smaller max_new_tokens") as caught:
         client.generate("a", timeout_seconds=0.05)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
     async with AsyncClient(target) as async_client:
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(DeadlineExceededError, match="a smaller max_new_tokens"):
             await async_client.generate("a", timeout_seconds=0.05)
 
 

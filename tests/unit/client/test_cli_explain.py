@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from headwaiter.cli_explain import Stages, _batches
+from headwaiter.explanation import Stages, _batches
 from headwaiter.results import Timings
 from headwaiter.timeline import duration, timeline
 from headwaiter_proto.v1 import bundle_pb2, inference_pb2
@@ -158,6 +158,27 @@ def test_medians_of_several_calls(headwaiter: Run, serving: Callable[[str], Scri
     assert out.endswith("\nbatches of 3 texts, 40 tokens; the last was batch 7\n")
 
 
+def test_generated_tokens_have_a_pace(headwaiter: Run, serve: Callable[..., ScriptedServer]) -> None:
+    """When the first token came, and how fast the others did; a long text is shortened; as many tokens as asked for."""
+    info = inference_pb2.ModelInfo(name="m", version=1, task="TASK_GENERATE", variant="fp32")
+    long = inference_pb2.Generation(text="ab" * 130, token_ids=range(5), token_seconds=[0.5, 0.6, 0.7, 0.8, 0.9])
+    server = serve(
+        {
+            "GetModel": lambda raw, context: inference_pb2.GetModelResponse(model=info).SerializeToString(),
+            "Tokenize": tokenize,
+            "Generate": answers("Generate", generations=[long]),
+        }
+    )
+    arguments = ["explain", "Ada wrote", "--max-new-tokens", "5", "--target", server.target]
+    out = headwaiter(*arguments)[1]
+    assert f"answer  '{'ab' * 100}' ... and 60 characters more, 5 tokens\n" in out
+    assert "first token after 500.00 ms in the server, then one each 100.00 ms (10/s)\n" in out
+    generate = [call for call in server.calls if call.method == "Generate"]
+    assert {inference_pb2.GenerateRequest.FromString(call.request).max_new_tokens for call in generate} == {5}
+    told = json.loads(headwaiter(*arguments, "--json")[1])
+    assert (told["first_token_seconds"], told["seconds_between_tokens"]) == (0.5, pytest.approx(0.1))
+
+
 def test_json(headwaiter: Run, serving: Callable[[str], ScriptedServer]) -> None:
     """One object with everything: medians of the stages, and what was measured of each call."""
     code, out, _ = headwaiter("explain", "Ada wrote", "--json", "--repeat", "2", "--target", serving("tag").target)
@@ -195,6 +216,7 @@ def test_many_tokens_are_shortened(headwaiter: Run, serving: Callable[[str], Scr
         ("embed", ["--query", "who?"], "--query means nothing to 'm', whose task is to embed"),
         ("tag", ["--second-text", "b"], "--second-text means nothing"),
         ("generate", ["--truncate"], "--truncate means nothing"),
+        ("embed", ["--max-new-tokens", "3"], "--max-new-tokens means nothing"),
         ("tensor", [], "takes no text"),
     ],
 )
@@ -248,6 +270,6 @@ def test_terminal_that_knows_no_blocks(
     headwaiter: Run, serving: Callable[[str], ScriptedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bars are made of what the output's encoding has."""
-    monkeypatch.setattr("headwaiter.cli_explain.BAR", "\udcff")
+    monkeypatch.setattr("headwaiter.explanation.BAR", "\udcff")
     out = headwaiter("explain", "Ada wrote", "--target", serving("tag").target)[1]
     assert re.search(r"inference +\S+ [mµ]s +#+\n", out)

@@ -7,6 +7,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+from headwaiter_proto.v1 import inference_pb2
+from unit.client.scripted_generation import upper_case_stream
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -73,3 +77,31 @@ def test_a_reader_that_leaves(server: ScriptedServer) -> None:
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("arguments", [("generate", "a"), ("explain", "a")])
+def test_a_closed_standard_output(serve: Callable[..., ScriptedServer], arguments: tuple[str, str]) -> None:
+    """Where there is nothing to write to, the call is made and nothing is said."""
+    tokens = inference_pb2.TokenizeResponse(tokenizations=[inference_pb2.Tokenization(tokens=["a"])])
+    server = serve({"Tokenize": lambda request, context: tokens.SerializeToString()})
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *HEADWAITER, *arguments, "--target", server.target],
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [call.method for call in server.calls].count("Generate") >= 1
+
+
+@pytest.mark.parametrize("way", ["--stream", "--no-stream"])
+def test_an_output_without_the_characters(serve: Callable[..., ScriptedServer], way: str) -> None:
+    """What the encoding of the standard output has no form for is one line on the standard error, and 1."""
+    server = serve(answer_streams={"GenerateStream": upper_case_stream})
+    done = subprocess.run(
+        [*HEADWAITER, "generate", "\N{GREEK SMALL LETTER ALPHA}", way, "--target", server.target],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"headwaiter: '\\u0391' cannot be written in latin-1\n"

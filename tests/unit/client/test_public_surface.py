@@ -14,6 +14,8 @@ SURFACE = [
     "SERVICE_CONFIG",
     "TLS",
     "AsyncClient",
+    "AsyncGenerationStream",
+    "Attention",
     "CallCancelledError",
     "ChannelOptions",
     "Classification",
@@ -24,12 +26,16 @@ SURFACE = [
     "EmbeddingInfo",
     "FinishReason",
     "GenerateReply",
+    "GenerationPiece",
     "GenerationResult",
+    "GenerationStream",
     "GraphKind",
     "HeadwaiterError",
     "HealthStatus",
+    "Hypothesis",
     "InternalServerError",
     "InvalidRequestError",
+    "LikelyToken",
     "Limits",
     "ModelInfo",
     "NotFoundError",
@@ -47,6 +53,7 @@ SURFACE = [
     "Tagging",
     "Task",
     "Timings",
+    "TokenLogprob",
     "Tokenization",
     "TokenizeReply",
     "UnauthenticatedError",
@@ -86,12 +93,14 @@ def test_both_clients_have_the_same_methods() -> None:
 
     blocking, awaited = signatures(Client), signatures(AsyncClient)
     # A stream is of another kind in each, and the asyncio client takes asynchronous input as well.
-    streams = [
-        [(each.name, each.kind, each.default) for each in methods.pop("embed_stream").parameters.values()]
-        for methods in (blocking, awaited)
-    ]
-    assert streams[0] == streams[1]
+    for stream in ("embed_stream", "generate_stream"):
+        parameters = [
+            [(each.name, each.kind, each.default) for each in methods.pop(stream).parameters.values()]
+            for methods in (blocking, awaited)
+        ]
+        assert parameters[0] == parameters[1]
     assert blocking == awaited
+    assert [*inspect.signature(Client.generate_stream).parameters] == [*blocking["generate"].parameters]
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
 
 

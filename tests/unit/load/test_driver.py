@@ -6,10 +6,10 @@ import time
 
 import pytest
 from headwaiter_load.driver import Assignment, Driver
+from headwaiter_load.outcome import Outcome
 from headwaiter_load.recorder import Window
 from headwaiter_load.requests import Requests
 from headwaiter_load.schedules import Closed, Load, Open
-from headwaiter_load.senders import Outcome
 
 
 class _Broken:

@@ -8,9 +8,9 @@ import random
 import pytest
 from headwaiter_load.histograms import Histogram
 from headwaiter_load.merging import merge
+from headwaiter_load.outcome import OK, Outcome
 from headwaiter_load.recorder import Recorder, Report, Window
 from headwaiter_load.results import RunResult, Settings
-from headwaiter_load.senders import OK, Outcome
 
 WINDOW = Window(begin=1000.0, seconds=10.0, bin_seconds=1.0)
 SETTINGS = Settings(

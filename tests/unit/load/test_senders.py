@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from headwaiter_load.endpoint import Endpoint, open_channels
+from headwaiter_load.outcome import OK, Outcome
 from headwaiter_load.requests import Exchange
-from headwaiter_load.senders import OK, Outcome, Sender, make_sender
+from headwaiter_load.senders import Sender, make_sender
 from headwaiter_proto.v1 import inference_pb2
 from unit.client.scripted_server import ScriptedServer, refuse
 from unit.load import targets

@@ -137,7 +137,7 @@ def test_requests_say_what_was_asked_for() -> None:
     )
 
 
-def test_only_embedding_has_a_stream() -> None:
+def test_few_tasks_have_a_stream() -> None:
     """Other tasks are refused."""
     assert typed.typed_requests("embed", typed.Asked(), [("a",)], stream=True).exchange == "embed-stream"
     with pytest.raises(BadInputError, match="classify has no stream"):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from fakes import EchoBatch, EchoModel
+from fakes import EchoModel, EchoRows
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.model.contract import Cancellation, FloatArray, IntArray
 
@@ -93,30 +93,34 @@ class BurningModel(EchoModel):
         self.ledger = ledger
         self.token_seconds = token_seconds
 
-    def new_batch(self) -> EchoBatch:
-        return _BurningBatch(self, self.ledger, self.token_seconds)
+    def new_rows(self, rows: int, capacity: int | None = None) -> EchoRows:
+        return _BurningRows(self, rows, capacity)
 
 
-class _BurningBatch(EchoBatch):
+class _BurningRows(EchoRows):
     """The rows of a `BurningModel`."""
 
-    def __init__(self, model: EchoModel, ledger: Ledger, token_seconds: float) -> None:
-        super().__init__(model)
-        self._ledger = ledger
-        self._token_seconds = token_seconds
+    def __init__(self, model: BurningModel, rows: int, capacity: int | None = None) -> None:
+        super().__init__(model, rows, capacity)
+        self._ledger = model.ledger
+        self._token_seconds = model.token_seconds
         self._texts: dict[int, Encoding] = {}
 
-    def join(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
+    def encode(self, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
         lengths = [len(source) for source in sources]
         self._ledger.spend(sources, lengths, self._token_seconds * sum(lengths))
-        super().join(sources, rows)
+        super().encode(sources, rows)
         self._texts.update(zip(rows, sources, strict=True))
 
-    def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
-        texts = [self._texts[row] for row in range(start, stop)]
+    def step(self, tokens: IntArray, places: IntArray, start: int) -> FloatArray:
+        texts = [self._texts[row] for row in range(start, start + len(tokens)) if row in self._texts]
         self._ledger.spend(texts, [1] * len(texts), self._token_seconds * len(texts))
-        return super().step(tokens, start, stop)
+        return super().step(tokens, places, start)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        super().keep(rows)
-        self._texts = {row: self._texts[old] for row, old in enumerate(rows)}
+    def copy(self, source: int, target: int, first: int, stop: int) -> None:
+        super().copy(source, target, first, stop)
+        self._texts[target] = self._texts[source]
+
+    def free(self, row: int) -> None:
+        super().free(row)
+        self._texts.pop(row, None)

@@ -78,12 +78,16 @@ def other_task(rng: Random, draft: Draft) -> None:
 
 
 def other_graph_kind(rng: Random, draft: Draft) -> None:
-    draft.manifest["graphKind"] = rng.choice(["GRAPH_KIND_PACKED", "GRAPH_KIND_PADDED", "GRAPH_KIND_UNSPECIFIED", 7])
+    draft.manifest["graphKind"] = rng.choice(
+        ["GRAPH_KIND_PACKED", "GRAPH_KIND_PADDED", "GRAPH_KIND_CACHED", "GRAPH_KIND_UNSPECIFIED", 7]
+    )
 
 
 def other_limits(rng: Random, draft: Draft) -> None:
     limits = draft.manifest.setdefault("limits", {})
-    limits[rng.choice(["maxSourceTokens", "maxNewTokens"])] = rng.choice([-1, 0, 1, 1 << 14, 1 << 20, (1 << 31) - 1])
+    limits[rng.choice(["maxSourceTokens", "maxNewTokens", "maxTotalTokens"])] = rng.choice(
+        [-1, 0, 1, 1 << 14, 1 << 20, (1 << 31) - 1]
+    )
 
 
 def bits_of_the_text(rng: Random, draft: Draft) -> None:

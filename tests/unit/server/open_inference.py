@@ -137,6 +137,24 @@ def text_request(*texts: str, **others: Sequence[str]) -> Request:
     return request
 
 
+def open_generation_request(
+    *texts: str,
+    outputs: Sequence[str] = (),
+    id: str = "7",  # noqa: A002 - as the protocol has it
+    model: str = "m",
+    **options: bool | float | str,
+) -> Request:
+    """A request with outputs that it names, and options as tritonclient sends them."""
+    request = text_request(*texts or ("3 4",))
+    request.id, request.model_name = id, model
+    for name in outputs:
+        request.outputs.add(name=name)
+    for name, value in options.items():
+        kind = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}[type(value)]
+        setattr(request.parameters[name], kind, value)
+    return request
+
+
 def scores_of(text: str, raw: bool) -> FloatArray:  # noqa: FBT001 - as the lane is told
     """The text's length, told from all others by its first letter; raw scores are negated."""
     return np.array([len(text), ord(text[0]), 0.5], np.float32) * (-1 if raw else 1)

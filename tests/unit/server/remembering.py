@@ -11,6 +11,7 @@ from typing import Any, cast
 from fakes import EchoModel
 from headwaiter_server.batching.task import EncodingTask, RunAnswer
 from headwaiter_server.encoding import Encoding
+from headwaiter_server.generation.decoding import Decoding
 from headwaiter_server.generation.sequence import Generated, GenerationTask
 from headwaiter_server.lifecycle.catalog import Catalog
 from headwaiter_server.metrics import Metrics
@@ -74,7 +75,7 @@ class Remembering:
 
     def generate(self, *sources: list[int], limit: int = 50) -> Asking:
         """A call to a model that generates."""
-        return self._begin([GenerationTask(Encoding(source), limit) for source in sources], self._terms())
+        return self._begin([GenerationTask(Encoding(source), Decoding(limit)) for source in sources], self._terms())
 
     async def begun(self) -> None:
         """Return when the calls that were begun have been looked up."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from fakes import POISON, POISON_LATER, EchoModel, FakeClock, Gate
 from headwaiter_server.errors import DrainingError, EngineError, HeadwaiterError, QueueFullError
-from headwaiter_server.generation.running import IterationFacts
+from headwaiter_server.generation.outcome import IterationFacts
 from headwaiter_server.generation.sequence import Generated
 from headwaiter_server.scheduling.admission import Admission
 from headwaiter_server.scheduling.calls import Call, Pending, Terms
@@ -88,7 +88,7 @@ async def test_batch_whose_state_is_lost_is_replaced() -> None:
     """If a batch breaks outside a run of the model, its callers are answered and later ones get a new batch."""
     async with scheduler() as parts:
         broken = parts.lane._batches[0]
-        broken._close_gaps = lambda _facts: 1 / 0  # type: ignore[assignment, method-assign]
+        broken._engine.close_gaps = lambda _stepping: 1 / 0  # type: ignore[assignment, method-assign]
         answers = await settled([parts.submit([5]), parts.submit([6])])
         assert all(isinstance(answer, EngineError) for answer in answers)
         (answer,) = await settled([parts.submit([7])])

@@ -15,8 +15,9 @@ from headwaiter_server.batching.task import Answer, CloseReason, EncodingTask, R
 from headwaiter_server.config import Batching
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import ModelUnavailableError
+from headwaiter_server.generation.decoding import Decoding
 from headwaiter_server.generation.lane import GenerationLane
-from headwaiter_server.generation.running import IterationFacts
+from headwaiter_server.generation.outcome import IterationFacts
 from headwaiter_server.generation.sequence import GenerationTask
 from headwaiter_server.scheduling.calls import Call, Pending, Terms
 from headwaiter_server.scheduling.policy import Budget
@@ -326,7 +327,7 @@ async def test_generation_goes_on_beside_a_lane_that_waits() -> None:
         await turns()
         loop = asyncio.get_running_loop()
         call = Call(Terms(timers.clock.now), 1, timers.clock.now, loop.create_future())
-        lane.submit([Pending(call, 0, GenerationTask(Encoding([10, 11, 12]), 100), 3)])
+        lane.submit([Pending(call, 0, GenerationTask(Encoding([10, 11, 12]), Decoding(100)), 3)])
         parts.dispatcher.wake()
         async with asyncio.timeout(20):
             (result,) = await call.future

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import grpc
 import pytest
 from fakes import FakeClock
 from headwaiter_server.errors import (
@@ -23,7 +24,7 @@ from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.status import Status
-from headwaiter_server.rpc.stream import MessageStream, StreamMethod
+from headwaiter_server.rpc.stream import MessageStream, StreamMethod, Write
 from headwaiter_server.scheduling.admission import Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 
@@ -57,7 +58,7 @@ class Door:
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.crossings: list[Crossing] = []
-        self._edge = Edge(Admission(10, 1000), self.metrics, self.clock)
+        self.edge = Edge(Admission(10, 1000), self.metrics, self.clock)
 
     async def call(
         self, error: BaseException | None, *, seconds: float | None = 10.0, takes_seconds: float = 0.0
@@ -74,7 +75,7 @@ class Door:
             return b""
 
         with contextlib.suppress(AbortedError, asyncio.CancelledError):
-            await self._edge.unary(METHOD, method)(b"", cast("Any", Context(seconds)))
+            await self.edge.unary(METHOD, method)(b"", cast("Any", Context(seconds)))
 
     def deadlines(self) -> dict[str, float]:
         return {met: number for (_, met), number in self.metrics.deadlines.items() if number}
@@ -112,14 +113,35 @@ async def test_answer_after_its_deadline_does_not_meet_it(seconds: float, met: s
     assert door.deadlines() == {met: 1}
 
 
+async def test_caller_that_goes_between_two_messages_has_cancelled() -> None:
+    """What gRPC says of a write that nobody will read is no failure of the call's: what was spent on it is wasted."""
+    door = Door()
+
+    async def write(_: bytes) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+    async def method(_request: bytes, _permit: Permit, crossing: Crossing, write: Write) -> None:
+        crossing.model = "m"
+        crossing.terms.spending.add(3.0)
+        await write(b"")
+
+    context = Context(10.0)
+    context.write = write  # type: ignore[attr-defined]  # of the one that gRPC hands over
+    with pytest.raises(asyncio.CancelledError):
+        await door.edge.telling(METHOD, method)(b"", cast("Any", context))
+    assert door.wasted() == {"cancelled": 3.0}
+    assert door.deadlines() == {}
+
+
 async def test_message_of_a_stream_that_would_be_too_late_misses_its_deadline() -> None:
     """Messages are recorded like calls: refused for lack of time is not met."""
 
     @dataclass
     class Late:
         texts: int = 1
+        in_order: bool = False
 
-        async def answer(self, _permit: Permit, _crossing: Crossing) -> bytes:
+        async def answer(self, _permit: Permit, _crossing: Crossing, _write: Write) -> bytes:
             raise DeadlineUnreachableError("would be late", math.inf)
 
         def refuse(self, status: Status) -> bytes:

@@ -179,6 +179,8 @@ def test_models_is_required() -> None:
         ("--threads-per-run", "1.5", "or auto"),
         ("--lone-run-threads", "0", "1, or auto"),
         ("--memory-limit-bytes", "0", "1, or auto"),
+        ("--kv-cache-bytes", "0", "1, or auto"),
+        ("--kv-cache-bytes", "1 GiB", "or auto"),
     ],
 )
 def test_value_out_of_range_is_named_with_its_bound(flag: str, value: str, bound: str) -> None:

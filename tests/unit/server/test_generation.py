@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from fakes import EOS, POISON, POISON_LATER, VOCAB, EchoBatch, EchoModel, FakeClock, Gate
+from fakes import EOS, POISON, POISON_LATER, VOCAB, EchoModel, FakeClock, Gate
 from headwaiter_server.errors import DeadlineExceededError, EngineError
 from headwaiter_server.generation.sequence import FinishReason, Generated
-from headwaiter_server.model.contract import FloatArray, IntArray
+from headwaiter_server.model.contract import FloatArray
 from headwaiter_server.scheduling.calls import Terms
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ async def test_rows_never_exceed_the_budget() -> None:
         calls = [parts.submit([9] * length) for length in (1, 5, 3, 9, 2, 20, 4, 1, 1, 6, 7)]
         await asyncio.gather(*(call.future for call in calls))
         assert max(parts.model.steps) <= 4
-        assert all(facts.source_tokens <= 12 or facts.joined == 1 for facts in parts.iterations)
+        assert all(facts.prefill_tokens <= 12 or facts.joined == 1 for facts in parts.iterations)
 
 
 async def test_two_workers_share_what_waits() -> None:
@@ -229,30 +229,17 @@ def test_every_text_gets_its_own_answer(sources: list[list[int]], rows: int, wor
     asyncio.run(run())
 
 
-class WordyModel(EchoModel):
-    """Generates as many tokens as a text's first one says, however short the text."""
-
-    def new_batch(self) -> EchoBatch:
-        return WordyBatch(self)
-
-
-class WordyBatch(EchoBatch):
-    """The rows of a `WordyModel`."""
-
-    def step(self, tokens: IntArray, start: int, stop: int) -> FloatArray:
-        self._model.on_step()
-        logits = np.zeros((stop - start, VOCAB), np.float32)
-        for row in range(start, stop):
-            more = self._positions[row] < self._sources[row][0]
-            logits[row - start, 50 if more else EOS] = 1.0
-            self._positions[row] += 1
-        return logits
+def wordy(source: list[int], generated: list[int]) -> FloatArray:
+    """As many tokens as a text's first one says, however short the text."""
+    logits = np.zeros(VOCAB, np.float32)
+    logits[50 if len(generated) < source[0] else EOS] = 1.0
+    return logits
 
 
 async def test_fair_shares_count_what_is_generated() -> None:
     """A caller of short texts with long answers gets as many tokens as one of long texts with short answers."""
     gate = Gate()
-    model = WordyModel(on_step=gate)
+    model = EchoModel(on_step=gate, distribution=wordy)
     async with scheduler(model, rows=1) as parts:
         talker, reader = Terms(0.0, fairness_key="talker"), Terms(0.0, fairness_key="reader")
         calls = [parts.submit([1])]
@@ -262,3 +249,13 @@ async def test_fair_shares_count_what_is_generated() -> None:
         await asyncio.gather(*(call.future for call in calls))
     first = [len(source) for source in model.joins[1:31]]
     assert abs(first.count(1) - first.count(20)) <= 2
+
+
+async def test_fifo_fills_a_batch_however_long_its_prompts_are() -> None:
+    """What may be read in one iteration spreads the reading of a static batch, and does not make it smaller."""
+    async with scheduler(EchoModel(decoder_only=True), rows=6, tokens=64, batching="fifo") as parts:
+        calls = [parts.submit([10 + number] * 70) for number in range(6)]
+        answers = await asyncio.gather(*(call.future for call in calls))
+        assert [tokens(answer) for answer in answers] == [[[10 + number] * 70] for number in range(6)]
+        assert max(facts.rows for facts in parts.iterations) == 6
+        assert max(facts.prefill_tokens for facts in parts.iterations) <= 64 + 64

@@ -6,7 +6,7 @@ import asyncio
 
 from fakes import EchoModel, Gate
 from headwaiter_server.errors import EngineError, ModelUnavailableError
-from headwaiter_server.generation.running import Outcome
+from headwaiter_server.generation.outcome import Outcome
 from headwaiter_server.generation.sequence import Generated
 from headwaiter_server.scheduling.calls import Call
 

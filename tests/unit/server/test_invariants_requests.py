@@ -13,6 +13,7 @@ from fakes import EchoModel, Gate
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError, QueueFullError
+from headwaiter_server.generation.decoding import Decoding
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.pipeline import GenerationReply, GenerationRequest, Pipeline
@@ -49,7 +50,7 @@ class Door:
         """Send one call."""
         now = self.pipeline.clock()
         with self.admission.admit(1) as permit:
-            request = GenerationRequest("", 0, list(texts), max_new_tokens)
+            request = GenerationRequest("", 0, list(texts), Decoding(max_new_tokens))
             return await self.pipeline.generate(permit, Terms(now, now + deadline_seconds), request)
 
     async def idle(self) -> None:
@@ -134,7 +135,8 @@ async def test_many_short_texts_are_tokenized_beside_the_loop(monkeypatch: pytes
         await it.generate(*["5"] * 32)
         assert threaded == []
         await it.generate(*["5"] * 100)
-        assert threaded == [100]
+        # They are read, and then what came of them is worded.
+        assert threaded == [100, 100]
 
 
 @pytest.mark.parametrize("deadline_seconds", [NO_DEADLINE, 600.0], ids=["no deadline", "deadline"])

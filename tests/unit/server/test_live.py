@@ -15,7 +15,8 @@ import pytest
 from headwaiter.cli import cli
 from headwaiter_server.metrics import OTHER, CallFacts, Metrics, definitions, site
 from headwaiter_server.metrics.endpoint import Request, Response, Route
-from headwaiter_server.metrics.live import answer, figures, within, worked_on
+from headwaiter_server.metrics.growth import worked_on
+from headwaiter_server.metrics.live import answer, figures, within
 from headwaiter_server.metrics.sampling import ModelSample, Observations, Sample, Sampler
 from headwaiter_server.metrics.situation import ModelFacts, Situation
 from hypothesis import given
@@ -40,6 +41,8 @@ NOTHING = ModelSample(
     queue_depth=0,
     running_texts=0,
     predicted_wait_seconds=None,
+    kv_cache_bytes=0,
+    kv_cache_limit_bytes=0,
     request_seconds=EMPTY,
     queue_seconds=EMPTY,
     inference_seconds=EMPTY,
@@ -91,16 +94,48 @@ def ticking(seconds: int) -> list[Sample]:
 
 def test_rates_are_growth_by_the_time_it_took() -> None:
     """A late sample makes no rate too high."""
-    older = sample(10, m=replace(NOTHING, calls=100, failed_calls=1, texts=200, source_tokens=1000, generated_tokens=7))
-    newer = sample(14, m=replace(NOTHING, calls=140, failed_calls=3, texts=300, source_tokens=2000, generated_tokens=9))
+    older = sample(10, m=replace(NOTHING, calls=100, failed_calls=1, texts=200, source_tokens=1000))
+    newer = sample(14, m=replace(NOTHING, calls=140, failed_calls=3, texts=300, source_tokens=2000))
     found = figures(older, newer, WORKERS, BOUNDS, "m")
-    assert {name: found[name] for name in ("calls", "errors", "texts", "source_tokens", "generated_tokens")} == {
+    assert {name: found[name] for name in ("calls", "errors", "texts", "source_tokens")} == {
         "calls": 10,
         "errors": 0.5,
         "texts": 25,
         "source_tokens": 250,
-        "generated_tokens": 0.5,
     }
+
+
+def test_generated_tokens_are_told_as_they_come() -> None:
+    """Each token counts in the second in which it came, whatever becomes of its call; first ones apart from others."""
+    before = replace(NOTHING, first_token_seconds=Observations([5, 0, 0, 0], 0.0))
+    after = replace(
+        before,
+        generated_tokens=1000,
+        first_token_seconds=Observations([5, 4, 0, 0], 0.2),
+        inter_token_seconds=Observations([8, 0, 0, 0], 0.04),
+    )
+    found = figures(sample(1, m=before), sample(3, m=after), WORKERS, BOUNDS, "m")
+    assert found["generated_tokens"] == (4 + 8) / 2
+    told = [found[name] for name in ("first_p50", "next_p50", "first_p99", "next_p99")]
+    assert told == pytest.approx([0.055, 0.005, 0.0991, 0.0099])
+
+
+def test_memory_for_keys_and_values_is_a_share_of_what_there_is() -> None:
+    """Of several models together it is that of all of theirs; of one that does not generate there is none."""
+    one = replace(NOTHING, kv_cache_bytes=100, kv_cache_limit_bytes=200)
+    other = replace(NOTHING, kv_cache_bytes=0, kv_cache_limit_bytes=600)
+    newer = sample(2, one=one, other=other, encoder=NOTHING)
+    told = {model: figures(sample(1), newer, WORKERS, BOUNDS, model)["kv_cache"] for model in (*newer.models, "")}
+    assert told == {"one": 0.5, "other": 0.0, "encoder": None, "": 0.125}
+
+
+@pytest.mark.parametrize(("model", "generates"), [("", True), ("g", True), ("m", False), ("unknown", False)])
+def test_the_page_is_told_whether_what_is_chosen_generates(model: str, generates: bool) -> None:  # noqa: FBT001
+    """Only then it has figures of generation to show."""
+    situation = replace(SITUATION, models=[ModelFacts("m", "embed"), ModelFacts("g", "generate")])
+    told: Any = answer(ticking(2), situation, BOUNDS, model=model)
+    assert told["generates"] is generates
+    assert asked(ticking(2))["generates"] is False
 
 
 def test_quantiles_are_those_of_the_time_between() -> None:
@@ -120,7 +155,8 @@ def test_what_did_not_happen_has_no_figure() -> None:
     """Without calls there is no latency, without runs no batch and no padding: None, which is not 0."""
     found = figures(sample(1, m=NOTHING), sample(2, m=NOTHING), WORKERS, BOUNDS)
     assert {name for name, figure in found.items() if figure is None} == {
-        *("p50", "p90", "p99", "run_texts", "run_tokens", "padding", "wait")
+        *("p50", "p90", "p99", "first_p50", "first_p99", "next_p50", "next_p99"),
+        *("run_texts", "run_tokens", "padding", "wait", "kv_cache"),
     }
     assert found["calls"] == 0
 

@@ -28,7 +28,7 @@ def pad(manifest: dict[str, Any]) -> None:
     ("alter", "words"),
     [
         (pad, "manifest.json: this server does not generate with graphs of kind 1"),
-        (rename_input, "the manifest says other"),
+        (rename_input, "GRAPH_ROLE_DECODER: of its inputs and outputs input_ids are missing, and other are not known"),
     ],
 )
 def test_bundle_that_is_not_understood_does_not_serve(

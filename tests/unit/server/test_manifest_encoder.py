@@ -130,7 +130,7 @@ CLASSIFY: Mapping[str, tuple[Alter, str]] = {
     "no labels": (lambda it: it.ClearField("labels"), "a model of TASK_CLASSIFY needs labels"),
     "more labels": (lambda it: it.labels.append("d"), "scores has 3 columns, the manifest speaks of 4"),
     "embedding": (lambda it: it.embedding.SetInParent(), "embedding is set for a model of TASK_CLASSIFY"),
-    "generate": (lambda it: setattr(it, "task", bundle_pb2.TASK_GENERATE), "limits.max_new_tokens is 0"),
+    "generate": (lambda it: setattr(it, "task", bundle_pb2.TASK_GENERATE), "does not generate with graphs of k"),
 }
 
 

@@ -30,6 +30,10 @@ WATCHED = (
     definitions.COST_CORRECTION,
     definitions.MEMORY_LIMIT_BYTES,
     definitions.MODELS_LOADED,
+    definitions.GENERATION_ROWS,
+    definitions.GENERATION_ROWS_LIMIT,
+    definitions.KV_CACHE_BYTES,
+    definitions.KV_CACHE_LIMIT_BYTES,
     definitions.CACHE_ENTRIES,
     definitions.CACHE_BYTES,
     definitions.CACHE_LIMIT_BYTES,
@@ -60,6 +64,15 @@ NAMES = {
     "headwaiter_engine_failures_total": "counter",
     "headwaiter_cpu_seconds_total": "counter",
     "headwaiter_wasted_cpu_seconds_total": "counter",
+    "headwaiter_generations_total": "counter",
+    "headwaiter_prefill_tokens_total": "counter",
+    "headwaiter_generation_rows": "gauge",
+    "headwaiter_generation_rows_limit": "gauge",
+    "headwaiter_kv_cache_bytes": "gauge",
+    "headwaiter_kv_cache_limit_bytes": "gauge",
+    "headwaiter_kv_cache_short_iterations_total": "counter",
+    "headwaiter_kv_cache_copied_bytes_total": "counter",
+    "headwaiter_iteration_overhead_seconds_total": "counter",
     "headwaiter_saturation_ratio": "gauge",
     "headwaiter_workers": "gauge",
     "headwaiter_worker_busy_seconds_total": "counter",
@@ -127,6 +140,8 @@ def everything(metrics: Metrics) -> None:
     metrics.tokens("m", source=5, generated=7)
     metrics.first_token("m", 0.02)
     metrics.next_tokens("m", 0.01, 3)
+    metrics.iteration_finished("m", prefill_tokens=5, overhead_seconds=0.001, copied_bytes=64, short_of_room=True)
+    metrics.generation_ended("m", "stop")
     metrics.engine_failed("m")
     metrics.model_loaded("m", "1", "fp32", "generate", "transformer")
     metrics.model_cost("m", "1", load_seconds=2.5, memory_bytes=1 << 20)
@@ -316,6 +331,26 @@ def test_generated_tokens_are_timed(metrics: Metrics) -> None:
     assert value(metrics, "headwaiter_inter_token_duration_seconds_bucket", model="m", le="0.01") == 0
     assert value(metrics, "headwaiter_inter_token_duration_seconds_bucket", model="m", le="0.025") == 3
     assert value(metrics, "headwaiter_inter_token_duration_seconds_sum", model="m") == pytest.approx(0.06)
+
+
+def test_iterations_add_up(metrics: Metrics) -> None:
+    """What each read, copied and took beside the model is summed; those that left a text out are counted."""
+    metrics.iteration_finished("m", prefill_tokens=64, overhead_seconds=0.25, copied_bytes=0, short_of_room=True)
+    metrics.iteration_finished("m", prefill_tokens=0, overhead_seconds=0.5, copied_bytes=4096, short_of_room=False)
+    assert value(metrics, "headwaiter_prefill_tokens_total", model="m") == 64
+    assert value(metrics, "headwaiter_iteration_overhead_seconds_total", model="m") == 0.75
+    assert value(metrics, "headwaiter_kv_cache_copied_bytes_total", model="m") == 4096
+    assert value(metrics, "headwaiter_kv_cache_short_iterations_total", model="m") == 1
+
+
+def test_generations_are_counted_by_why_they_ended(metrics: Metrics) -> None:
+    """Each adds one to its reason; of a model that serves every reason is shown from the start."""
+    metrics.model_loaded("m", "1", "fp32", "generate", "gpt2")
+    for reason in ("length", "stop", "length"):
+        metrics.generation_ended("m", reason)
+    name = "headwaiter_generations_total"
+    assert [value(metrics, name, model="m", finish_reason=each) for each in ("length", "stop")] == [2, 1]
+    assert f'{name}{{finish_reason="end_of_sequence",model="m"}} 0.0' in exposed(metrics)
 
 
 @pytest.mark.parametrize("slo_seconds", [0.1, 0.15, 60.0])

@@ -17,8 +17,8 @@ from headwaiter_server.model.datatypes import BY_NAME, BYTES
 from headwaiter_server.pipeline import Pipeline, TensorRequest
 from headwaiter_server.rpc.open_inference.elements import INLINE_ELEMENTS, join_bytes, object_array
 from headwaiter_server.rpc.open_inference.inputs import Input, plan_inputs
+from headwaiter_server.rpc.open_inference.options import Options
 from headwaiter_server.rpc.open_inference.outputs import plan_outputs, write_outputs
-from headwaiter_server.rpc.open_inference.parameters import Options
 from headwaiter_server.rpc.open_inference.tensors import answer_tensors
 from headwaiter_server.rpc.open_inference.texts import read_texts
 from headwaiter_server.scheduling.admission import Admission

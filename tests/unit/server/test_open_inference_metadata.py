@@ -193,12 +193,21 @@ def test_version_that_is_asked_for_is_the_one_described() -> None:
                 "multi_label": "true",
             },
         ),
-        (GENERATE, {"task": "generate", "variant": "fp32", "max_source_tokens": "40", "max_new_tokens": "30"}),
+        (
+            GENERATE,
+            {
+                "task": "generate",
+                "variant": "fp32",
+                "max_source_tokens": "40",
+                "max_new_tokens": "30",
+                "more_outputs": '["token_ids", "logprobs", "finish_reason", "alternatives", "score"]',
+            },
+        ),
     ],
     ids=["embed", "classify", "generate"],
 )
 def test_properties_tell_what_the_tensors_do_not(manifest: bundle_pb2.Manifest, properties: dict[str, str]) -> None:
-    """Task, variant, limits, labels and prompts; nothing that the model has not."""
+    """Task, variant, limits, labels, prompts and outputs that are not given unasked; nothing that the model has not."""
     assert dict(metadata_of(model(manifest)).properties) == properties
 
 

@@ -8,12 +8,13 @@ import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import grpc
 import pytest
-from headwaiter_server.errors import DrainingError, InvalidRequestError, QueueFullError
+from headwaiter_server.errors import DeadlineExceededError, DrainingError, InvalidRequestError, QueueFullError
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing
 from headwaiter_server.rpc.status import Status
-from headwaiter_server.rpc.stream import MOST_MESSAGES, MessageStream, StreamMethod
+from headwaiter_server.rpc.stream import MOST_MESSAGES, MessageStream, StreamMethod, Write
 from headwaiter_server.scheduling.admission import Admission, Permit
 from headwaiter_server.scheduling.calls import Terms
 
@@ -29,7 +30,11 @@ class Message:
     name: str
     texts: int = 1
 
-    async def answer(self, permit: Permit, crossing: Crossing) -> bytes:
+    @property
+    def in_order(self) -> bool:
+        return self.stream.in_order and not self.name.startswith("free")
+
+    async def answer(self, permit: Permit, crossing: Crossing, write: Write) -> bytes:
         permit.hold_texts(self.texts)
         if self.name == "bad":
             raise InvalidRequestError("texts[0]", "is bad")
@@ -41,6 +46,15 @@ class Message:
         if self.name == "crowded" and not self.stream.everything_opened:
             raise QueueFullError("no room for an hour", 3600.0)
         self.stream.begun.append(self.name)
+        if self.name.endswith("in pieces"):
+            for number in range(3):
+                await write(f"{self.name} {number}".encode())
+        if self.name.endswith("gives up"):
+            try:
+                async with asyncio.timeout(0):
+                    await write(f"{self.name} 0".encode())
+            except TimeoutError:
+                raise DeadlineExceededError("too late") from None
         await self.stream.opened(self.name).wait()
         return self.name.encode()
 
@@ -58,6 +72,7 @@ class Streaming:
     sent: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     taken: int = 0
     written: list[str] = field(default_factory=list)
+    writing: bool = False
     begun: list[str] = field(default_factory=list)
     reading: asyncio.Event = field(default_factory=asyncio.Event)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -68,7 +83,7 @@ class Streaming:
     def __post_init__(self) -> None:
         self.reading.set()
         self.stream = MessageStream(
-            StreamMethod(METHOD, self.open, MOST_TEXTS, in_order=self.in_order),
+            StreamMethod(METHOD, self.open, MOST_TEXTS),
             self.requests(),
             self.write,
             self.terms,
@@ -110,7 +125,12 @@ class Streaming:
             gate.set()
 
     async def write(self, data: bytes) -> None:
+        """As gRPC does: a write that has begun goes on, also when nobody waits for it, and no other one may begin."""
+        if self.writing:
+            raise grpc.aio.InternalError("too many operations")
+        self.writing = True
         await self.reading.wait()
+        self.writing = False
         self.written.append(data.decode())
 
     def recorded(self, code: str) -> float:
@@ -396,3 +416,68 @@ async def test_cancelled_stream_in_order_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await it.task
     assert (it.admission.calls, it.in_flight(), it.written) == (0, 0, [])
+
+
+async def test_messages_that_are_free_of_the_order_hold_up_nobody() -> None:
+    """They are answered as they come; those in order keep it among themselves, whatever free one is between them."""
+    it = Streaming(in_order=True)
+    it.send("a", "free", "b", "free 2", "c")
+    it.half_close()
+    await turns()
+    for name in ("c", "free 2", "b", "a"):
+        it.opened(name).set()
+        await turns()
+    assert it.written == ["free 2", "a", "b", "c"]
+    it.opened("free").set()
+    await it.task
+    assert it.written[-1] == "free"
+
+
+async def test_pieces_are_written_before_their_answer_while_others_are_answered() -> None:
+    """A message may say something before its answer; it holds its permit meanwhile, and a slow reader slows it down."""
+    it = Streaming(in_order=True)
+    it.reading.clear()
+    it.send("free in pieces", "a")
+    it.opened("a").set()
+    await turns()
+    assert (it.written, it.admission.calls) == ([], 1)
+    it.reading.set()
+    await turns()
+    assert sorted(it.written) == ["a", *[f"free in pieces {number}" for number in range(3)]]
+    it.opened("free in pieces").set()
+    it.half_close()
+    await it.task
+    assert it.written[-1] == "free in pieces"
+    assert it.recorded("OK") == 2
+
+
+async def test_message_that_gives_up_in_the_middle_of_a_write_leaves_the_stream_whole() -> None:
+    """Its piece is written to its end before its answer, and before those of the others."""
+    it = Streaming(in_order=True)
+    it.reading.clear()
+    it.send("free gives up", "a")
+    it.opened("a").set()
+    await turns()
+    assert (it.written, it.admission.calls) == ([], 0)
+    it.reading.set()
+    it.half_close()
+    await it.task
+    refused = "free gives up: DEADLINE_EXCEEDED: too late"
+    assert sorted(it.written) == sorted(["a", "free gives up 0", refused])
+    assert it.written.index("free gives up 0") < it.written.index(refused)
+    assert (it.recorded("OK"), it.recorded("DEADLINE_EXCEEDED"), it.in_flight()) == (1, 1, 0)
+
+
+async def test_caller_that_goes_between_two_pieces_ends_its_stream() -> None:
+    """What gRPC says of a write that nobody will read is no error of the message's: it counts as cancelled."""
+    it = Streaming(in_order=True)
+
+    async def gone(_: bytes) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+    it.stream._write = gone
+    it.send("free in pieces")
+    with pytest.raises(asyncio.CancelledError):
+        await it.task
+    assert (it.recorded("CANCELLED"), it.recorded("INTERNAL"), it.in_flight()) == (1, 0, 0)
+    assert it.admission.calls == 0

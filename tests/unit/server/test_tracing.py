@@ -19,8 +19,8 @@ from headwaiter_server.errors import ConfigError
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.scheduling.calls import Terms
-from headwaiter_server.tracing import CallEnd, CallSpan, TracedRun, open_tracing, otel
-from headwaiter_server.wiring import _LaneMetrics
+from headwaiter_server.tracing import CallEnd, CallSpan, GeneratedText, TracedRun, open_tracing, otel
+from headwaiter_server.wiring.recording import LaneMetrics
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -237,7 +237,7 @@ async def test_run_links_the_calls_that_shared_it() -> None:
         for call in [held, *calls[:3]]:
             await call.future
         await parts.quiet()
-        recorder = _LaneMetrics(Metrics(), it.tracing, "m", ModelCounts())
+        recorder = LaneMetrics(Metrics(), it.tracing, "m", ModelCounts())
         for facts in parts.runs:
             recorder.run_finished(facts)
         traced = [each.trail.span for each in terms[1:3]]
@@ -273,6 +273,27 @@ async def test_each_generated_text_is_one_span() -> None:
         ]
         assert (told[METHOD][0].attributes or {})["headwaiter.generated_tokens"] == 4
         assert {parent(each) for each in told["generate"]} == {span_id(told[METHOD][0])}
+
+
+async def test_generated_text_tells_when_it_was_read_and_when_it_began() -> None:
+    """As moments of its span, at their true times, and as durations: of reading, and since the call arrived."""
+    async with traces() as it:
+        span = it.call()
+        now = it.clock()
+        text = GeneratedText(0, now + 1.0, now + 4.0, 100, 7, "stop", 3, 8, now + 2.0, now + 2.5, rows=4)
+        span.generated(text)
+        span.generated(GeneratedText(1, now + 1.0, now + 2.0, 100, 0, "end_of_sequence", 3, 8))
+        told = await it.told()
+        first, second = told["generate"]
+        attributes = dict(first.attributes or {})
+        assert attributes["headwaiter.finish_reason"] == "stop"
+        assert attributes["headwaiter.rows"] == 4
+        assert attributes["headwaiter.prefill_seconds"] == pytest.approx(1.0)
+        assert attributes["headwaiter.first_token_seconds"] == pytest.approx(2.5)
+        moments = {event.name: (event.timestamp - (first.start_time or 0)) / 1e9 for event in first.events}
+        assert moments == {"prefilled": pytest.approx(1.0), "first token": pytest.approx(1.5)}
+        assert not second.events
+        assert not {"headwaiter.prefill_seconds", "headwaiter.first_token_seconds"} & set(second.attributes or {})
 
 
 async def test_fault_in_telling_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from headwaiter_server.lifecycle.trial import Trials, open_trials
 from headwaiter_server.lifecycle.trial_host import TrialHost
 from headwaiter_server.lifecycle.trial_records import TrialMachine, TrialRecords
 
+from .generator_bundles import MadeGenerator
 from .graphs import packed_bytes
 from .hostile_graphs import crashing, crashing_in_runs, hanging, hungry
 from .test_load_encoder import Made
@@ -127,6 +128,18 @@ async def test_bare_onnx_file_is_tried_like_any_other(tmp_path: Path) -> None:
         assert "crashed (Floating" in await refusal(tried, BundleLocation("bad", 1, tmp_path / "bad" / "1"))
 
 
+async def test_model_that_generates_is_tried_with_its_longest_text(tmp_path: Path) -> None:
+    """One whose longest text fits into what is left passes; one that says it is longer than that is refused."""
+    good, long = MadeGenerator(tmp_path / "good"), MadeGenerator(tmp_path / "long")
+    long.manifest.limits.max_total_tokens = 1 << 20  # 512 MiB
+    for made in (good, long):
+        made.write()
+    async with running(room_bytes=256 << 20) as tried:
+        assert await tried.check(good.location, "fp32") == digest_of(good.location)
+        message = await refusal(tried, long.location)
+        assert message == "it does not fit into the 256 MiB left for it"
+
+
 async def test_hang_ends_with_the_time_limit(tmp_path: Path) -> None:
     """A model that does not come to an end is ended, and the setting named that would give it more time."""
     async with running(limit_seconds=1.5) as tried:
@@ -221,9 +234,8 @@ async def test_processes_of_trials_hold_nothing_of_the_server(tmp_path: Path) ->
         async with running() as tried:
             task = asyncio.create_task(tried.check(location, "fp32"))
             host = await host_of(tried)
-            child = await child_of(host)
-            while child.nice() < min(host.nice() + 1, 19):  # the last thing that it does to itself
-                await asyncio.sleep(0.01)
+            child = await hung(host)  # and reads no files any more
+            assert child.nice() >= min(host.nice() + 1, 19)
             links = {each: descriptors(each) for each in (host, child)}
             assert links[child].keys() == {0, 1, 2, 3}
             of_server = descriptors(psutil.Process())

@@ -15,6 +15,7 @@ from headwaiter_server.lifecycle.catalog import Catalog
 from headwaiter_server.lifecycle.manager import Manager
 from headwaiter_server.lifecycle.trial import NoTrials
 from headwaiter_server.metrics import Metrics
+from headwaiter_server.model.cached import CachedModel, CachedRows
 from headwaiter_server.model.onnx import OnnxGraph
 from headwaiter_server.pipeline import EmbeddingRequest, Pipeline
 from headwaiter_server.scheduling.admission import Admission
@@ -23,6 +24,7 @@ from headwaiter_server.scheduling.dispatcher import Dispatcher
 from headwaiter_server.scheduling.forecast import Forecast
 from headwaiter_server.wiring import PlannedModel, Wiring
 
+from .generator_bundles import MadeGenerator
 from .repositories import find_bundles
 from .test_load_encoder import Made
 
@@ -87,6 +89,45 @@ async def test_unloaded_model_is_freed_at_once(
     await manager.unload("small")
     assert [session() for session in sessions] == [None] * len(sessions)
     assert not forecast.runs
+    assert await dispatcher.close(1.0)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_unloaded_generator_is_freed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do the sessions and the rows of a model that generates; and nothing is expected of it any more."""
+    made = MadeGenerator(tmp_path / "models")
+    made.write()
+    parts: list[weakref.ref[object]] = []
+    new_rows, load = CachedModel.new_rows, OnnxGraph.load
+
+    def noted(part: object) -> None:
+        parts.append(weakref.ref(part))
+
+    def noted_rows(self: CachedModel, rows: int, capacity: int | None = None) -> CachedRows:
+        made_rows = new_rows(self, rows, capacity)
+        noted(made_rows)
+        return made_rows
+
+    def noted_graph(*arguments: object, **options: object) -> OnnxGraph:
+        opened = load(*arguments, **options)  # type: ignore[arg-type]  # passed on
+        noted(opened)
+        return opened
+
+    monkeypatch.setattr(CachedModel, "new_rows", noted_rows)
+    monkeypatch.setattr(OnnxGraph, "load", noted_graph)
+    settings = ServerSettings(models=tmp_path / "models", workers=2, calibration_cache=tmp_path)
+    metrics, dispatcher = Metrics(), Dispatcher(2, on_crash=lambda: None)
+    wiring = Wiring(settings, dispatcher, Forecast(2), metrics, None)
+    model = wiring.build(made.location, "fp32", None, live=False, tried="")
+    served = wiring.place(model)
+    assert any(part() is not None for part in parts)
+    assert wiring._memory._shares
+    wiring.remove(served)
+    del model, served
+    assert [part() for part in parts] == [None] * len(parts)
+    assert not wiring._memory._shares
+    wiring.discard(wiring.build(made.location, "fp32", None, live=False, tried=""))
+    assert not wiring._memory._shares
     assert await dispatcher.close(1.0)
 
 

@@ -16,9 +16,9 @@ from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.trying import NO_MEMORY, REFUSED, TRIED, try_model
 from headwaiter_server.lifecycle.warm_up import warm_up
+from headwaiter_server.model.cached import CachedRows
 from headwaiter_server.model.contract import Array, Cancellation, FloatArray, Graph
 from headwaiter_server.model.onnx import OnnxGraph
-from headwaiter_server.model.seq2seq import Seq2SeqBatch
 from headwaiter_server.scheduling.cost import PackedCost, Sample
 
 from .test_load_encoder import Made
@@ -132,15 +132,15 @@ def test_model_that_generates_encodes_one_text_and_several(models_dir: Path, mon
     """A model that generates takes steps with one text, with several together, and with the longest."""
     location = BundleLocation("pronounce", 1, models_dir / "pronounce" / "1")
     model = build_model(location, "fp32", lambda name, graph, **_: OnnxGraph.load(name, graph, 1))
-    joined: list[list[int]] = []
-    join = Seq2SeqBatch.join
+    encoded: list[list[int]] = []
+    encode = CachedRows.encode
 
-    def watched(self: Seq2SeqBatch, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
-        joined.append([len(source) for source in sources])
-        join(self, sources, rows)
+    def watched(self: CachedRows, sources: Sequence[Encoding], rows: Sequence[int]) -> None:
+        encoded.append([len(source) for source in sources])
+        encode(self, sources, rows)
 
-    monkeypatch.setattr(Seq2SeqBatch, "join", watched)
+    monkeypatch.setattr(CachedRows, "encode", watched)
     warm_up(model)
-    assert [1] in joined
-    assert max(map(len, joined)) == 8
-    assert [model.manifest.limits.max_source_tokens] in joined
+    assert [1] in encoded
+    assert max(map(len, encoded)) == 8
+    assert [model.manifest.limits.max_source_tokens] in encoded

@@ -117,8 +117,8 @@ async def serving(
         limits=bundle_pb2.Limits(max_new_tokens=100), embedding=bundle_pb2.Embedding(dimension=2, normalized=True)
     )
     for name, lane, task in (
-        (EMBED, wiring.open_encoder_lane(EMBED, encoder, ModelCounts()), bundle_pb2.TASK_EMBED),
-        (GENERATE, wiring.open_generation_lane(GENERATE, generator, ModelCounts()), bundle_pb2.TASK_GENERATE),
+        (EMBED, wiring.lanes.open_encoder(EMBED, encoder, ModelCounts()), bundle_pb2.TASK_EMBED),
+        (GENERATE, wiring.lanes.open_generation(GENERATE, generator, ModelCounts()), bundle_pb2.TASK_GENERATE),
     ):
         mine = bundle_pb2.Manifest(task=task)
         mine.MergeFrom(manifest)

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from headwaiter_proto.v1 import inference_pb2
 from headwaiter_server.errors import InvalidRequestError
-from headwaiter_server.rpc.wire import Counted, check_field_counts, read_number
+from headwaiter_server.rpc.wire import Counted, Few, check_field_counts, read_number
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,3 +134,36 @@ def test_number_is_looked_for_only_so_far() -> None:
     data = Watched(b"\x10\x01" * 100_000)
     assert read_number(data, 1) == 0
     assert data.furthest < 1000
+
+
+FEW = Counted(
+    {inference_pb2.GenerateRequest.TEXTS_FIELD_NUMBER: "texts"},
+    few={
+        inference_pb2.GenerateRequest.STOP_FIELD_NUMBER: Few("stop", 2),
+        inference_pb2.GenerateRequest.STOP_TOKEN_IDS_FIELD_NUMBER: Few("stop_token_ids", 3, packed=True),
+    },
+)
+
+
+@given(st.lists(st.text(min_size=20, max_size=30), max_size=4))
+def test_few_strings_are_refused_exactly_over_their_own_limit(stops: list[str]) -> None:
+    """However many texts there may be beside them."""
+    data = inference_pb2.GenerateRequest(texts=["a text"] * LIMIT, stop=stops).SerializeToString()
+    if len(stops) <= 2:
+        check_field_counts(data, FEW, LIMIT)
+    else:
+        with pytest.raises(InvalidRequestError, match="stop: has more than 2 entries"):
+            check_field_counts(data, FEW, LIMIT)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=40), st.booleans())
+def test_packed_numbers_are_refused_when_they_are_surely_too_many(numbers: list[int], twice: bool) -> None:  # noqa: FBT001 - drawn
+    """None that are within the limit are, and never more are parsed than ten times the limit of them."""
+    data = inference_pb2.GenerateRequest(texts=["a text"] * LIMIT, stop_token_ids=numbers).SerializeToString()
+    data += inference_pb2.GenerateRequest(stop_token_ids=numbers).SerializeToString() if twice else b""
+    count = len(numbers) * (1 + twice)
+    if count <= 3:
+        check_field_counts(data, FEW, LIMIT)
+    elif count > 30:
+        with pytest.raises(InvalidRequestError, match="stop_token_ids: has more than 3 entries"):
+            check_field_counts(data, FEW, LIMIT)

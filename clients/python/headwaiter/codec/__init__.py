@@ -11,10 +11,11 @@ from headwaiter.codec.encoders import (
     tokenize_reply,
     tokenize_request,
 )
-from headwaiter.codec.generation import generate_reply, generate_request
+from headwaiter.codec.generation import Pieces, generate_reply, generate_request
 from headwaiter.codec.models import get_model_request, health_request, model_info, model_infos
 
 __all__ = [
+    "Pieces",
     "classify_reply",
     "classify_request",
     "embed_reply",

@@ -18,6 +18,7 @@ _TASKS = {
 _GRAPH_KINDS = {
     bundle_pb2.GRAPH_KIND_PADDED: GraphKind.PADDED,
     bundle_pb2.GRAPH_KIND_PACKED: GraphKind.PACKED,
+    bundle_pb2.GRAPH_KIND_CACHED: GraphKind.CACHED,
 }
 
 

@@ -13,20 +13,33 @@ from headwaiter.results.encoders import (
     Tokenization,
     TokenizeReply,
 )
-from headwaiter.results.generation import FinishReason, GenerateReply, GenerationResult
+from headwaiter.results.generation import (
+    Attention,
+    FinishReason,
+    GenerateReply,
+    GenerationPiece,
+    GenerationResult,
+    Hypothesis,
+    LikelyToken,
+    TokenLogprob,
+)
 from headwaiter.results.models import EmbeddingInfo, GraphKind, HealthStatus, Limits, ModelInfo, Task
 from headwaiter.results.timings import Reading, Timings
 
 __all__ = [
+    "Attention",
     "Classification",
     "ClassifyReply",
     "EmbedReply",
     "EmbeddingInfo",
     "FinishReason",
     "GenerateReply",
+    "GenerationPiece",
     "GenerationResult",
     "GraphKind",
     "HealthStatus",
+    "Hypothesis",
+    "LikelyToken",
     "Limits",
     "ModelInfo",
     "RankedText",
@@ -38,6 +51,7 @@ __all__ = [
     "Tagging",
     "Task",
     "Timings",
+    "TokenLogprob",
     "Tokenization",
     "TokenizeReply",
 ]

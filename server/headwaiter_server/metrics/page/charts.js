@@ -12,12 +12,14 @@ export class Charts {
   constructor(root, history, reading, announce) {
     Object.assign(this, { history, reading, announce, help: reading.textContent, seconds: 900, from: 0, to: 0, pinned: null });
     this.charts = CHARTS.map((spec) => new Chart(spec, (chart) => this.#pointed(chart)));
+    this.root = root;
     root.append(...this.charts.map((chart) => chart.root));
     for (const chart of this.charts) {
       chart.draw();
       chart.plot.addEventListener("keydown", (event) => this.#key(event, chart));
       chart.plot.addEventListener("blur", () => this.#pin(null));
     }
+    this.#reveal(false);
     addEventListener("themechange", () => this.charts.forEach((chart) => chart.redraw()));
   }
 
@@ -25,7 +27,9 @@ export class Charts {
   update(answer) {
     this.answer = answer ?? this.answer;
     const { times } = this.history;
-    if (!this.answer || !times.length) return;
+    if (!this.answer) return;
+    this.#reveal(this.answer.generates);
+    if (!times.length) return;
     this.to = times.at(-1);
     // A server that has just started is shown closer, until it fills the window.
     this.from = Math.max(this.to - this.seconds, Math.min(times[0], this.to - LEAST_SECONDS));
@@ -41,6 +45,12 @@ export class Charts {
   show(seconds) {
     this.seconds = seconds;
     this.update();
+  }
+
+  /** Show the charts of generation, too, or not. */
+  #reveal(generates) {
+    this.root.classList.toggle("generates", generates);
+    for (const chart of this.charts) chart.root.hidden = Boolean(chart.spec.generates) && !generates;
   }
 
   #pointed(chart) {

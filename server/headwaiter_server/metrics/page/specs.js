@@ -1,4 +1,4 @@
-// What is shown: the charts and the tiles, each figure with its unit.
+// What is shown: the charts and the tiles, each figure with its unit; some of them only where a model generates.
 
 import { NONE, count, duration, number, percent, plural } from "./format.js";
 
@@ -119,6 +119,45 @@ export const CHARTS = [
     ticks: shares,
     empty: "No run in this time.",
   },
+  {
+    id: "first-token",
+    title: "First token",
+    unit: "since the call came, logarithmic",
+    size: "middle",
+    generates: true,
+    series: [
+      { key: "first_p50", label: "p50", colour: "ramp-1", format: seconds },
+      { key: "first_p99", label: "p99", colour: "ramp-3", format: seconds },
+    ],
+    top: { log: true },
+    ticks: durations,
+    empty: "No text has begun in this time.",
+  },
+  {
+    id: "next-tokens",
+    title: "Next tokens",
+    unit: "since the one before, logarithmic",
+    size: "middle",
+    generates: true,
+    series: [
+      { key: "next_p50", label: "p50", colour: "ramp-1", format: seconds },
+      { key: "next_p99", label: "p99", colour: "ramp-3", format: seconds },
+    ],
+    top: { log: true },
+    ticks: durations,
+    empty: "No text has gone on in this time.",
+  },
+  {
+    id: "kv-cache",
+    title: "KV cache",
+    unit: "% of its memory, reserved",
+    size: "middle",
+    generates: true,
+    series: [{ key: "kv_cache", label: "in use", colour: "amber", fill: true, format: share }],
+    top: { fixed: 1 },
+    ticks: shares,
+    empty: "Nothing is known of this time.",
+  },
 ];
 
 /** Tiles: `figure` gives a value and its unit, `more` the lines below it; `now` is what the server says of the last seconds. */
@@ -184,6 +223,21 @@ export const TILES = [
     title: "Batches",
     figure: (now) => [number(now.run_tokens), "tokens/run"],
     more: (now) => [`${number(now.run_texts)} texts per run`, `${percent(now.padding)} % padding`],
+  },
+  {
+    id: "first-token",
+    title: "First token, median",
+    generates: true,
+    figure: (now) => duration(now.first_p50),
+    more: (now) => [`p99 ${seconds(now.first_p99)}`, `next ${seconds(now.next_p50)}`],
+  },
+  {
+    id: "kv-cache",
+    title: "KV cache",
+    generates: true,
+    figure: (now) => [percent(now.kv_cache), "%"],
+    meter: (now) => now.kv_cache,
+    more: (now) => [`${plural(now.running, "text")} running`],
   },
 ];
 

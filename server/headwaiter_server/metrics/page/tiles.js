@@ -4,9 +4,11 @@ import { TILES } from "./specs.js";
 
 export class Tiles {
   constructor(root) {
+    this.root = root;
     this.tiles = TILES.map((spec) => {
       const tile = { spec, root: document.createElement("div"), figure: document.createElement("b"), unit: document.createElement("span") };
       tile.root.className = "tile";
+      tile.root.hidden = Boolean(spec.generates);
       tile.root.dataset.tile = spec.id;
       const title = document.createElement("dt");
       title.textContent = spec.title;
@@ -35,7 +37,9 @@ export class Tiles {
 
   update(answer) {
     const { now } = answer;
+    this.root.classList.toggle("generates", answer.generates);
     for (const { spec, root, figure, unit, more, meter } of this.tiles) {
+      root.hidden = Boolean(spec.generates) && !answer.generates;
       [figure.textContent, unit.textContent] = spec.figure(now, answer);
       const lines = spec.more(now, answer);
       more.forEach((line, place) => (line.textContent = lines[place] ?? ""));

@@ -120,6 +120,8 @@ def _properties(model: ServedModel) -> Iterator[tuple[str, str]]:
         yield "joined", str(model.signature.joined).lower()
     for field, value in limits.ListFields():
         yield field.name, str(value)
+    if model.signature.more_outputs:
+        yield "more_outputs", json.dumps([each.name for each in model.signature.more_outputs])
     if manifest.labels:
         yield "label_count", str(len(manifest.labels))
         if len(manifest.labels) <= _MOST_LABELS:

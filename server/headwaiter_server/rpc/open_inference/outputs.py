@@ -59,12 +59,13 @@ class Outcome:
 
 
 def plan_outputs(message: grpc_service_pb2.ModelInferRequest, signature: Signature) -> list[OutputPlan]:
-    """The outputs that a request wants, in its order; all of the model's if it names none.
+    """The outputs that a request wants, in its order; if it names none, all that answers hold unasked.
 
     Raises:
         InvalidRequestError: One is unknown or wanted twice, or cannot be given in that way.
     """
-    specs = {spec.name: spec for spec in signature.outputs}
+    there = (*signature.outputs, *signature.more_outputs)
+    specs = {spec.name: spec for spec in there}
     if not message.outputs:
         return [OutputPlan(spec, f"outputs[{spec.name}]", BY_NAME[spec.datatype]) for spec in signature.outputs]
     plans: dict[str, OutputPlan] = {}
@@ -73,7 +74,7 @@ def plan_outputs(message: grpc_service_pb2.ModelInferRequest, signature: Signatu
         field = f"outputs[{name[:_MOST_SHOWN]}]"
         spec = specs.get(name)
         if spec is None:
-            raise InvalidRequestError(field, f"is not known: the model's outputs are {listed(signature.outputs)}")
+            raise InvalidRequestError(field, f"is not known: the model's outputs are {listed(there)}")
         if name in plans:
             raise InvalidRequestError(field, "is wanted twice")
         check_known(field, tensor.parameters, {*SHARED_MEMORY, CLASSES})

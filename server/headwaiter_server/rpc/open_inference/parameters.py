@@ -1,4 +1,4 @@
-"""Parameters of requests: those that the protocol reserves, and options of tasks by their names in `headwaiter.v1`."""
+"""Parameters of requests: their values, and those that the protocol reserves."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Value = bool | int | float | str
 Kind = TypeVar("Kind", bool, int, float, str)
 Parameters = Mapping[str, grpc_service_pb2.InferParameter]
 
-# Told of every answer on a stream: it is its request's last.
+# Told of every answer on a stream: whether it is its request's last.
 FINAL_RESPONSE: Final = "triton_final_response"
 # Of tensors that do not travel; `shared_memory` reads them.
 SHARED_MEMORY: Final = frozenset({"shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"})
 
 _RESERVED_PREFIX = "triton_"
 _KINDS: dict[type, str] = {bool: "a bool", int: "an integer", float: "a double", str: "a string"}
-_MOST_SHOWN = 100
+MOST_SHOWN = 100
 _LONGEST_VERSION = 18
 _MICROSECONDS = 1_000_000
 
 
 def path(name: str) -> str:
     """Where a parameter stands in a request."""
-    return f"parameters[{name[:_MOST_SHOWN]}]"
+    return f"parameters[{name[:MOST_SHOWN]}]"
 
 
 def read_version(text: str, field: str = "model_version") -> int:
@@ -45,7 +45,7 @@ def read_version(text: str, field: str = "model_version") -> int:
     if not text:
         return 0
     if len(text) > _LONGEST_VERSION or not (text.isascii() and text.isdecimal()) or not int(text):
-        raise InvalidRequestError(field, f"is {text[:_MOST_SHOWN]!r}, expected a whole number from 1")
+        raise InvalidRequestError(field, f"is {text[:MOST_SHOWN]!r}, expected a whole number from 1")
     return int(text)
 
 
@@ -87,49 +87,6 @@ def check_known(field: str, parameters: Parameters, known: Collection[str]) -> N
     for name in parameters:
         if name not in known:
             raise InvalidRequestError(f"{field}.{path(name)}", f"is not known; known are {', '.join(sorted(known))}")
-
-
-class Options:
-    """What a request asks of its task. Every option that is given must be known to the task."""
-
-    __slots__ = ("_known", "_left")
-
-    def __init__(self, given: Mapping[str, Value]) -> None:
-        self._left = dict(given)
-        self._known: list[str] = []
-
-    def get(self, name: str, kind: type[Kind]) -> Kind | None:
-        """The value of an option; None where it is not given.
-
-        Raises:
-            InvalidRequestError: It is of another kind.
-        """
-        if not self._left and not self._known:
-            return None
-        self._known.append(name)
-        value = self._left.pop(name, None)
-        return None if value is None else expect(path(name), value, kind)
-
-    def flag(self, name: str) -> bool:
-        """Whether an option is given and true; see `get`."""
-        return self.get(name, bool) or False
-
-    def count(self, name: str) -> int:
-        """The value of an option that counts something, 0 where it is not given; see `get`."""
-        value = self.get(name, int) or 0
-        if value < 0:
-            raise InvalidRequestError(path(name), f"is {value}, expected a whole number from 0")
-        return value
-
-    def end(self) -> None:
-        """See that nothing was asked in vain; once the task has got all that it knows.
-
-        Raises:
-            InvalidRequestError: An option is not known.
-        """
-        for name in self._left:
-            known = f"knows {', '.join(sorted(self._known))}" if self._known else "knows none"
-            raise InvalidRequestError(path(name), f"is not known: this model {known}, beside those of the protocol")
 
 
 @dataclass(slots=True)
@@ -200,7 +157,7 @@ def _read_headers(_asked: Asked, where: str, _value: Value) -> None:
 
 
 def _read_final_response(_asked: Asked, where: str, value: Value) -> None:
-    # Every request has just one answer, which is the final one, and on streams says so.
+    # The last answer to a request has contents, and on streams says that it is the last: an empty one never follows.
     expect(where, value, bool)
 
 

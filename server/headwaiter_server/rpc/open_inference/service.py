@@ -58,7 +58,6 @@ class OpenInferenceService:
             f"{SERVICE_NAME}/ModelStreamInfer",
             partial(open_streamed, self._inference),
             self._inference.pipeline.max_texts,
-            in_order=True,
         )
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(edge.stream(streamed))
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)

@@ -10,8 +10,8 @@ from headwaiter_server.model.contract import Array, Signature
 from headwaiter_server.pipeline import Pipeline, TensorRequest
 from headwaiter_server.rpc.open_inference.elements import INLINE_ELEMENTS
 from headwaiter_server.rpc.open_inference.inputs import Input
+from headwaiter_server.rpc.open_inference.options import Options
 from headwaiter_server.rpc.open_inference.outputs import Outcome
-from headwaiter_server.rpc.open_inference.parameters import Options
 from headwaiter_server.scheduling.admission import Permit
 from headwaiter_server.scheduling.calls import Terms
 

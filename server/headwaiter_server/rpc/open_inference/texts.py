@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from headwaiter_proto.v1 import bundle_pb2
 
-from headwaiter_server.errors import InvalidRequestError, UnsupportedError
-from headwaiter_server.lifecycle.catalog import ServedModel
+from headwaiter_server.errors import InvalidRequestError
 from headwaiter_server.lifecycle.signature import EMBEDDING, LABEL, QUERY, SCORE, SCORES, SPANS, TEXT, TEXT_PAIR
 from headwaiter_server.pipeline import (
     ClassificationRequest,
     EmbeddingRequest,
-    GenerationRequest,
     PairsRequest,
-    Pipeline,
     TaggingRequest,
 )
 from headwaiter_server.pipeline.spans import Aggregation
 from headwaiter_server.rpc.open_inference.elements import object_array
+from headwaiter_server.rpc.open_inference.generation import generate
 from headwaiter_server.rpc.open_inference.inputs import Input
 from headwaiter_server.rpc.open_inference.outputs import Outcome
-from headwaiter_server.rpc.open_inference.parameters import Options, path
-from headwaiter_server.scheduling.admission import Permit
-from headwaiter_server.scheduling.calls import Terms
+from headwaiter_server.rpc.open_inference.parameters import path
+from headwaiter_server.rpc.open_inference.text_call import TextCall, TextTask
 
 # More is decoded on a thread, so that the event loop is not held for it: this much takes a millisecond at the most.
 _INLINE_BYTES = 1 << 20
 _PARAMETERS, _, _ = path("").partition("[")
 _AGGREGATIONS: dict[str, Aggregation] = {"entities": "entities", "none": "none"}
-
-
-@dataclass(frozen=True, slots=True)
-class TextCall:
-    """One call to a model of texts.
-
-    Attributes:
-        pipeline: Answers it.
-        permit: Its place in the server.
-        terms: What its caller asked of the scheduler.
-        model: Who is asked.
-        texts: Its inputs by name.
-        options: What else it asks for.
-    """
-
-    pipeline: Pipeline
-    permit: Permit
-    terms: Terms
-    model: ServedModel
-    texts: dict[str, list[str]]
-    options: Options
-
-
-TextTask = Callable[[TextCall], Awaitable[Outcome]]
 
 
 async def read_texts(inputs: Mapping[str, Input], max_rows: int) -> dict[str, list[str]]:
@@ -172,18 +144,6 @@ async def _tag(call: TextCall) -> Outcome:
     return Outcome(reply.model, {SPANS: object_array(spans, (len(spans), 1))}, reply.timings)
 
 
-async def _generate(call: TextCall) -> Outcome:
-    options = call.options
-    limit = options.count("max_new_tokens")
-    if options.get("temperature", float):
-        raise UnsupportedError(path("temperature"), "is not 0, but this server generates the likeliest tokens only")
-    options.end()
-    request = GenerationRequest(call.model.name, call.model.version, call.texts[TEXT], limit)
-    reply = await call.pipeline.generate(call.permit, call.terms, request)
-    texts = [each.text.encode() for each in reply.texts]
-    return Outcome(reply.model, {TEXT: object_array(texts, (len(texts), 1))}, reply.timings)
-
-
 def _aggregation(asked: str | None) -> Aggregation:
     if asked is None:
         return "entities"
@@ -199,6 +159,7 @@ _FIELDS = {
     "texts": f"inputs[{TEXT}]",
     "second_texts": f"inputs[{TEXT_PAIR}]",
     "query": f"inputs[{QUERY}]",
+    "outputs": "outputs",
 }
 
 TEXT_TASKS: Mapping[bundle_pb2.Task, TextTask] = {
@@ -206,5 +167,5 @@ TEXT_TASKS: Mapping[bundle_pb2.Task, TextTask] = {
     bundle_pb2.TASK_CLASSIFY: _classify,
     bundle_pb2.TASK_RERANK: _rerank,
     bundle_pb2.TASK_TAG: _tag,
-    bundle_pb2.TASK_GENERATE: _generate,
+    bundle_pb2.TASK_GENERATE: generate,
 }
