@@ -31,6 +31,11 @@ PADDED := $(ENCODERS)/padded/minilm/1
 CHECKPOINT := examples/pronounce/checkpoint
 BUNDLE := models/pronounce/1
 
+# What `make bench-generation` needs: random weights, exported and converted, and CTranslate2 in a folder of its own.
+GENERATION := build/generation
+DECODER := $(GENERATION)/models/decoder/1
+CTRANSLATE := $(GENERATION)/ctranslate2/model.bin
+
 # How much of `make test` runs side by side; what measures runs alone all the same.
 TEST_PROCESSES ?= 2
 
@@ -39,10 +44,10 @@ COMPOSE ?= docker compose
 # What `make load` says to the load tester instead of the compose file's own command.
 LOAD ?=
 
-.PHONY: help setup proto lint test demo serve up load down bench compatibility hostile chaos mutants docs clean prove-wheel prove-image
+.PHONY: help setup proto lint test demo serve up load down bench bench-generation compatibility hostile chaos mutants docs clean prove-wheel prove-image
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: $(SETUP_STAMP) $(PROTO_STAMP) $(TRITON_STAMPS) ## make the virtual environments with everything, for development
 
@@ -88,6 +93,10 @@ bench: $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json #
 	$(BIN)/python benchmarks/open_inference.py --packed $(ENCODERS)/packed
 	$(BIN)/python benchmarks/cache.py --packed $(ENCODERS)/packed
 	$(BIN)/python benchmarks/swaps.py --packed $(ENCODERS)/packed
+
+bench-generation: $(BUNDLE)/manifest.json $(DECODER)/manifest.json $(CTRANSLATE) ## measure generation against PyTorch and CTranslate2 and write its tables of docs/benchmarks.md
+	PYTHONPATH=$(abspath $(GENERATION)/library) $(BIN)/python benchmarks/generation/run.py \
+	  --decoder $(GENERATION)/models --decoder-checkpoint $(GENERATION)/checkpoint --ctranslate $(dir $(CTRANSLATE))
 
 compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/manifest.json ## run the clients of other servers and write what they saw into docs/compatibility.md
 	$(BIN)/python -m pytest tests/compatibility --models-dir=models --encoders-dir=$(ENCODERS) \
@@ -159,3 +168,19 @@ $(PACKED)/manifest.json: $(EXPORTER) | $(SETUP_STAMP)
 $(PADDED)/manifest.json: $(EXPORTER) | $(SETUP_STAMP)
 	$(BIN)/headwaiter-export "$$($(BIN)/python -m benchmarks.encoders.weights)" --max-tokens 256 --graph padded --force --out $(PADDED)
 	touch $@
+
+$(GENERATION)/library/.installed: benchmarks/generation/requirements.txt | $(SETUP_STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) --requirement $<
+	touch $@
+
+$(GENERATION)/checkpoint/config.json: benchmarks/generation/checkpoint.py | $(SETUP_STAMP)
+	$(BIN)/python -m benchmarks.generation.checkpoint $(@D)
+
+# Of random weights, the likeliest tokens are nearly equally likely: int8 takes another one more often than of real ones.
+$(DECODER)/manifest.json: $(GENERATION)/checkpoint/config.json $(EXPORTER)
+	$(BIN)/headwaiter-export $(<D) --int8 --int8-token-agreement 0.8 --force --out $(@D)
+	touch $@
+
+$(CTRANSLATE): $(GENERATION)/checkpoint/config.json $(GENERATION)/library/.installed
+	PYTHONPATH=$(abspath $(GENERATION)/library) $(BIN)/python $(GENERATION)/library/bin/ct2-transformers-converter \
+	  --model $(<D) --output_dir $(@D) --force
