@@ -43,6 +43,9 @@ def test_text_to_generate_from(server: ServerProcess) -> None:
     assert told["tokens"] == [*"word", "</s>"]
     assert told["read_tokens"] == len(told["tokens"])
     assert told["answer"] == "'W ER1 D', 3 tokens"
+    assert 0 < told["first_token_seconds"] < told["each"][-1]["total_seconds"]
+    assert told["seconds_between_tokens"] > 0
+    assert explain(server.grpc, "word", "--max-new-tokens", "1")["answer"] == "'W', 1 token"
 
 
 def test_what_generated_tokens_attended_to(server: ServerProcess) -> None:

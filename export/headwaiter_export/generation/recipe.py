@@ -42,8 +42,7 @@ NEW_TOKENS: Final = 16
 _LONGEST: Final = 512
 _LONGEST_RANDOM: Final = 48
 _LONG: Final = 8
-# Where configurations say how many experts a layer chooses among, and families whose attention knows no positions but
-# by a bias.
+# Where configurations say how many experts a layer chooses among; and families whose attention is biased by distance.
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _BIASED: Final = ("bloom", "mpt")
 
@@ -134,7 +133,7 @@ def _why(config: Any) -> str:  # noqa: ANN401 (one of transformers' many classes
     """What most likely cannot be traced, of what a tracer's own words never name."""
     if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
         return "layers that choose among experts (MoE) are not supported: "
-    if config.model_type in _BIASED or getattr(config, "alibi", False):
+    if config.model_type in _BIASED:
         return "attention that is biased by distance (ALiBi) is not supported: "
     return ""
 

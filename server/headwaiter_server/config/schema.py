@@ -173,9 +173,9 @@ class ServerSettings(BaseSettings):
     kv_cache_bytes: AutoBytes = Field(
         default=AUTO,
         description="Memory for the keys and values of the texts that a model generates from, of each model that "
-        "generates. A text joins when there is room for all that it may take, and waits until then; what could never "
-        "fit is refused. auto is an eighth of the server's memory, at least what the longest text takes on each "
-        "worker, and at most what all rows can use.",
+        "generates; each worker has an equal part of it. A text joins when there is room for all that it may take, and "
+        "waits until then; what could never fit into a part is refused. auto is an eighth of the server's memory, at "
+        "least what the longest text takes on each worker, and at most what all rows can use.",
     )
     batch_delay_seconds: Seconds = Field(
         default=0.0,

@@ -255,6 +255,7 @@ def test_the_terminal_tells_of_tokens() -> None:
         assert times is not None
         assert units.seconds(times.p99_seconds) in text
     assert "Tokens generated" in text
+    assert "numbers are of calls that were due in them, rates of answers that came in them" in " ".join(text.split())
     assert "a piece brought" not in text
     assert "a piece brought 1.50 in the mean" in printed(streamed_run(tokens=3000))
     closed = printed(replace(run, settings=replace(run.settings, load="closed", rate=None, outstanding=4)))
