@@ -50,17 +50,16 @@ def best_setting(models: Models, requests: Path, effort: Effort, progress: Progr
     """CTranslate2 at its fastest, and how fast each of its settings was."""
     if len(effort.settings) == 1:
         return effort.settings[0], []
-    speeds: dict[Setting, float] = {}
+    speeds: list[tuple[float, Setting]] = []
     for setting in progress.track(effort.settings, description="CTranslate2's settings"):
         with ctranslate_server(models, setting, "float32") as server:
             result = run_json(
                 "benchmarks.generation.load", "closed", server.target, "--requests", requests,
                 "--seconds", effort.search_seconds,
             )  # fmt: skip
-            speeds[setting] = result["tokens"] / result["wall_seconds"]
-    return max(speeds, key=lambda each: speeds[each]), [
-        f"{each}: {speed:.0f} tokens/s" for each, speed in speeds.items()
-    ]
+            speeds.append((result["tokens"] / result["wall_seconds"], setting))
+    _, fastest = max(speeds, key=lambda each: each[0])
+    return fastest, [f"{setting}: {speed:.0f} tokens/s" for speed, setting in speeds]
 
 
 @contextmanager
