@@ -8,8 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 # What a server computes is nobody else's business. Where this is not said before the import, newer runtimes open a
 # file in the user's cache folder, and start a thread that outlives every session.
@@ -37,11 +36,6 @@ _BOUNDS_SPINNING = tuple(int(part) for part in RUNTIME_VERSION.split(".")[:2]) >
 _BF16, _BYTES = BY_NAME[BF16], BY_NAME[BYTES]
 # Where a graph made of bytes is to look for the files it names, so that it finds none but those it is given.
 _NO_FOLDER = os.devnull
-
-_PREPARED_FILE: Final = "prepared.onnx"
-_PREPARED_WEIGHTS_FILE: Final = "prepared.bin"
-# Smaller weights stay in the graph: a page is the least that can be mapped.
-_LEAST_MAPPED_BYTES: Final = 4096
 
 # Every graph that names files with weights has this word in it.
 _FILE_WORD = b"location"
@@ -78,7 +72,6 @@ class OnnxGraph:
         *,
         alone: bool = False,
         files: Mapping[str, bytes] | None = None,
-        prepared: Path | None = None,
     ) -> OnnxGraph:
         """Build a session.
 
@@ -88,7 +81,6 @@ class OnnxGraph:
             threads: Threads that one run uses.
             alone: Whether nothing else runs beside its runs, so that their threads may take what they can get.
             files: Files with weights that the graph names. Others it does not get, wherever they lie.
-            prepared: Where `prepare` has put what it made of the same bytes; not needed once this returns.
 
         Raises:
             BundleError: onnxruntime refuses the graph.
@@ -105,16 +97,10 @@ class OnnxGraph:
         # the arena stays as large as the largest run has made it, and runs are as fast.
         options.enable_mem_pattern = False
         options.log_severity_level = _FATAL_ONLY
-        if prepared is None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-        else:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
         if files:
             _give(options, files)
-        if prepared is not None:
-            build = partial(_session, str(prepared / _PREPARED_FILE), options)
-        else:
-            build = partial(_session if files else _session_beside_others, graph, options)
+        build = partial(_session if files else _session_beside_others, graph, options)
         try:
             opened = cls(paced(build))
         except Exception as error:
@@ -168,32 +154,6 @@ class OnnxGraph:
         ]
 
 
-def prepare(source: str, folder: Path) -> None:
-    """Do most of what it takes to build a session of a graph, and write down what came of it.
-
-    That is, optimise the graph and lay its weights out as this processor's products read them. A session built of this
-    takes a tenth of the time, and maps the weights: sessions share them.
-
-    Args:
-        source: Path of the graph, which names no files with weights.
-        folder: Where the files are written.
-
-    Raises:
-        Exception: onnxruntime's, of any class: it refuses the graph, or cannot write.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = _FATAL_ONLY
-    options.optimized_model_filepath = str(folder / _PREPARED_FILE)
-    for name, value in (
-        ("optimized_model_external_initializers_file_name", _PREPARED_WEIGHTS_FILE),
-        ("optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_MAPPED_BYTES)),
-        ("save_external_prepacked_constant_initializers", "1"),
-    ):
-        options.add_session_config_entry(f"session.{name}", value)
-    _session(source, options)
-
-
 class OnnxBinding:
     """A graph on memory that is not its own; implements `BoundGraph`."""
 
@@ -239,7 +199,7 @@ def _session_beside_others(graph: bytes, options: onnxruntime.SessionOptions) ->
     nobody else can reach. A graph that may name further files is left as it is, because beside such a file it would
     find all that this process has open.
     """
-    if not hasattr(os, "memfd_create") or names_files(graph):
+    if not hasattr(os, "memfd_create") or _names_files(graph):
         return _session(graph, options)
     with os.fdopen(os.memfd_create("graph"), "wb", buffering=0) as file:
         path = f"/proc/self/fd/{file.fileno()}"
@@ -252,8 +212,7 @@ def _session_beside_others(graph: bytes, options: onnxruntime.SessionOptions) ->
         return _session(path if os.path.exists(path) else graph, options)  # noqa: PTH110 - it is no real path
 
 
-def names_files(graph: bytes) -> bool:
-    """Whether a graph may name files with weights."""
+def _names_files(graph: bytes) -> bool:
     # The C library's search, as Python's own holds the interpreter lock.
     search = getattr(ctypes.CDLL(None), "memmem", None)
     if search is None:

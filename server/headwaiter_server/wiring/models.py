@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from headwaiter_server.allocator import give_freed_memory_back
@@ -19,13 +20,13 @@ from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.lifecycle.generation_plan import GenerationPlan, plan_generation
 from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare, container_limit_bytes, resident_bytes
 from headwaiter_server.lifecycle.planning import Beside, EncoderPlan, Planner, Subject, TensorSubject
-from headwaiter_server.lifecycle.preparing import Graphs
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.signature import signature_of
 from headwaiter_server.metrics import Metrics, definitions
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.model.cached import CachedModel
-from headwaiter_server.model.onnx import RUNTIME_VERSION
+from headwaiter_server.model.contract import Graph
+from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
 from headwaiter_server.pipeline import ResponseCache
 from headwaiter_server.scheduling.dispatcher import Dispatcher, Lane
 from headwaiter_server.scheduling.forecast import Forecast, ModelForecast
@@ -116,12 +117,11 @@ class Wiring:
             self._memory = MemoryPlan(left, lambda: resident_bytes() - cache.size_bytes)
         self._places: dict[Lane, _Place] = {}
         self._shares: dict[Lane, MemoryShare] = {}
-        self._graphs = Graphs(settings.effective_threads_per_run, settings.load_timeout_seconds)
         self._planner = Planner(
             settings,
             metrics,
             self._memory,
-            self._graphs.open_alone,
+            partial(OnnxGraph.load, alone=True),
             RUNTIME_VERSION,
             Calibrator(dispatcher.workers),
             available_cpus(),
@@ -131,14 +131,8 @@ class Wiring:
         self, location: BundleLocation, variant: str, predecessor: ServedModel | None, *, live: bool, tried: str
     ) -> PlannedModel:
         """See `Workshop`."""
-        with self._graphs.beside_others() if live else nullcontext():
-            return self._build(location, variant, predecessor, live=live, tried=tried)
-
-    def _build(
-        self, location: BundleLocation, variant: str, predecessor: ServedModel | None, *, live: bool, tried: str
-    ) -> PlannedModel:
         self._memory.look()
-        built = build_model(location, variant, self._graphs.open, tried, live=live)
+        built = build_model(location, variant, self._open_graph, tried, live=live)
         try:
             if not isinstance(built.body, Subject):
                 return PlannedModel(built, self._planned_generation(built, built.body))
@@ -199,6 +193,11 @@ class Wiring:
         """See `Workshop`."""
         give_freed_memory_back()
         self._memory.look()
+
+    def _open_graph(
+        self, name: str, graph: bytes, *, files: Mapping[str, bytes] | None = None, threads: int | None = None
+    ) -> Graph:
+        return OnnxGraph.load(name, graph, threads or self._settings.effective_threads_per_run, files=files)
 
     def _open_lane(self, planned: PlannedModel, counts: ModelCounts) -> GenerationLane | EncoderLane | TensorLane:
         name, plan = planned.built.location.name, planned.plan
