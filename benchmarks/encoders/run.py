@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from benchmarks.encoders.report import Page, aims_table, figures_tables, histogr
 from benchmarks.encoders.turns import Setup, Turn  # noqa: E402
 from benchmarks.encoders.workloads import Passages, Text, build_workloads, write_workloads  # noqa: E402
 from benchmarks.page import write_section  # noqa: E402
+from benchmarks.rounds import play  # noqa: E402
 from benchmarks.servers import MeasuredServer, run_json  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -97,14 +97,8 @@ def _warm(server: MeasuredServer, texts: Path, model: str) -> None:
 def measure(setup: Setup, rounds: int, progress: Progress) -> tuple[list[Round], list[str]]:
     """The figures of every round, and what went wrong in them."""
     turns = [Turn(setup, number) for number in range(rounds)]
-    steps = [(turn, step) for turn in turns for step in turn.steps()]
-    for turn, step in progress.track(steps, description="rounds"):
-        try:
-            step()
-        except subprocess.CalledProcessError as error:
-            # One figure less, instead of all of them.
-            turn.problems.append(f"ended with {error.returncode}: {' '.join(error.cmd)}")
-    return [each.figures for each in turns], sorted({problem for each in turns for problem in each.problems})
+    problems = play(turns, progress)
+    return [each.figures for each in turns], problems
 
 
 def main() -> None:

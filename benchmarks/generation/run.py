@@ -12,7 +12,6 @@ import json
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from benchmarks.generation.turns import Setup, Turn, check_answers  # noqa: E402
 from benchmarks.generation.workloads import decoder_requests, pronounce_requests, write_requests  # noqa: E402
 from benchmarks.page import write_section  # noqa: E402
 from benchmarks.pronounce_words import sample_words  # noqa: E402
+from benchmarks.rounds import play  # noqa: E402
 from benchmarks.servers import run_json  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -83,14 +83,8 @@ def prepared(models: Models, work: Path, effort: Effort, progress: Progress) -> 
 def measure(setup: Setup, progress: Progress) -> tuple[list[Round], list[str]]:
     """The figures of every round, and what went wrong in them."""
     turns = [Turn(setup, number) for number in range(setup.effort.rounds)]
-    steps = [(turn, step) for turn in turns for step in turn.steps()]
-    for turn, step in progress.track(steps, description="rounds"):
-        try:
-            step()
-        except subprocess.CalledProcessError as error:
-            # One figure less, instead of all of them.
-            turn.problems.append(f"ended with {error.returncode}: {' '.join(error.cmd)}")
-    return [each.figures for each in turns], sorted({problem for each in turns for problem in each.problems})
+    problems = play(turns, progress)
+    return [each.figures for each in turns], problems
 
 
 def main() -> None:
