@@ -29,13 +29,15 @@ from headwaiter_server.scheduling.calls import Terms
 _CHARACTERS_FOR_A_TOKEN = 8
 # A seed that every protocol's integers hold.
 _SEED_BITS = 63
+# A whole answer is there three times at its end: as it was generated, as a message, and as the message's bytes.
+_FORMS_OF_AN_ANSWER = 3
 _WEIGHT_BYTES = 4
 _FEWER = "fewer texts, or a smaller max_new_tokens, take less"
 
 
 async def generate(core: Core, permit: Permit, terms: Terms, request: GenerationRequest) -> GenerationReply:
     """Generate from each text of a request."""
-    asked = await _read(core, permit, terms, request)
+    asked = await _read(core, permit, terms, request, streamed=False)
     results = await asked.run([asked.task(index, stream=bool(request.decoding.stop)) for index in asked.indices])
     wording = asked.wording
 
@@ -63,7 +65,7 @@ async def generate_stream(
     Returns:
         Where the time went, as `take` was told with the last pieces.
     """
-    asked = await _read(core, permit, terms, request)
+    asked = await _read(core, permit, terms, request, streamed=True)
     pieces = Pieces(asked.wording, take, core.clock)
     tasks = [asked.task(index, stream=True, watch=partial(pieces.watch, index)) for index in asked.indices]
     return asked.wording.timings(await asked.run(tasks, pieces))
@@ -135,8 +137,8 @@ class _Asked:
         return results
 
 
-async def _read(core: Core, permit: Permit, terms: Terms, request: GenerationRequest) -> _Asked:
-    """Find the model, and read the texts of a request.
+async def _read(core: Core, permit: Permit, terms: Terms, request: GenerationRequest, *, streamed: bool) -> _Asked:
+    """Find the model, and read the texts of a request, of whose answer the permit counts what is out of the ordinary.
 
     Raises:
         RequestError: It asks for what cannot be done.
@@ -165,13 +167,18 @@ async def _read(core: Core, permit: Permit, terms: Terms, request: GenerationReq
     submitted = core.clock()
     terms.trail.read(started, submitted, sum(map(len, sources)))
     decodings = [_of_text(decoding, limits, len(source), index) for index, source in enumerate(sources)]
-    _hold(permit, model.manifest.kv_cache, sources, decodings)
+    _hold(permit, model.manifest.kv_cache, sources, decodings, streamed=streamed)
     wording = Wording(model, sources, decodings, terms.arrived, submitted - started)
     return _Asked(core, terms, lane, decoding, wording, submitted)
 
 
 def _hold(
-    permit: Permit, geometry: bundle_pb2.KvCache, sources: Sequence[Encoding], decodings: Sequence[Decoding]
+    permit: Permit,
+    geometry: bundle_pb2.KvCache,
+    sources: Sequence[Encoding],
+    decodings: Sequence[Decoding],
+    *,
+    streamed: bool,
 ) -> None:
     """Let the permit count what may be told of each token, which is much more than the token.
 
@@ -181,11 +188,14 @@ def _hold(
     """
     decoding = decodings[0]
     if decoding.logprobs is not None:
+        # Pieces that were sent are gone; beams have none before their end.
+        forms = 1 if streamed and decoding.num_beams == 1 else _FORMS_OF_AN_ANSWER
         tokens = sum([each.max_new_tokens for each in decodings]) * decoding.num_beams
-        permit.hold_bytes(tokens * (TOKEN_BYTES + LIKELY_BYTES * decoding.logprobs), "logprobs", _FEWER)
+        permit.hold_bytes(forms * tokens * (TOKEN_BYTES + LIKELY_BYTES * decoding.logprobs), "logprobs", _FEWER)
     if decoding.attention:
         pairs = sum([each.max_new_tokens * len(source) for source, each in zip(sources, decodings, strict=True)])
-        permit.hold_bytes(pairs * geometry.num_layers * geometry.num_heads * _WEIGHT_BYTES, "attention", _FEWER)
+        weights = pairs * geometry.num_layers * geometry.num_heads
+        permit.hold_bytes(_FORMS_OF_AN_ANSWER * weights * _WEIGHT_BYTES, "attention", _FEWER)
 
 
 def _of_text(decoding: Decoding, limits: bundle_pb2.Limits, source_tokens: int, index: int) -> Decoding:

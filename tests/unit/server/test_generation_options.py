@@ -268,26 +268,42 @@ async def test_what_is_always_the_same_is_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "field"),
-    [({"attention": True}, "attention"), ({"logprobs": 20}, "logprobs")],
+    ("options", "field", "held_tokens", "further_tokens"),
+    [({"attention": True}, "attention", 1200, 1200), ({"logprobs": 20}, "logprobs", 4000, 2000)],
     ids=["attention", "logprobs"],
 )
-async def test_what_is_told_of_tokens_counts_among_the_bytes_that_are_held(options: Options, field: str) -> None:
+async def test_what_is_told_of_tokens_counts_among_the_bytes_that_are_held(
+    options: Options, field: str, held_tokens: int, further_tokens: int
+) -> None:
     """By the most that it may be: what is more than all there is is refused, what is more than is free comes later."""
     async with serving() as it:
         named, description = await refused(it.generate(*["3"] * 7, "4 " * 200, **options))
         assert named == field
         assert f"the limit is {MAX_CALL_BYTES} for all calls together (--max-call-bytes)" in description
         assert description.endswith("; fewer texts, or a smaller max_new_tokens, take less")
-        held = it.stream("3 " * 100, max_new_tokens=4000, **options)
+        held = it.stream("3 " * 100, max_new_tokens=held_tokens, **options)
         script = await it.lane.script()
         with pytest.raises(grpc.aio.AioRpcError) as full:
-            await it.generate("3 " * 100, max_new_tokens=4000, **options)
+            await it.generate("3 " * 100, max_new_tokens=further_tokens, **options)
         assert full.value.code() is grpc.StatusCode.UNAVAILABLE
         script.end("", 1)
         await held.read()
         await it.over()
         assert (await reached(it, it.generate("3", max_new_tokens=9, **options))).max_new_tokens == 9
+
+
+async def test_a_whole_answer_counts_as_often_as_it_is_held() -> None:
+    """As it was generated, as a message and as bytes; pieces that were sent are gone, but beams have none."""
+    async with serving() as it:
+        options: Options = {"logprobs": 20, "max_new_tokens": 4000}
+        named, _ = await refused(it.generate("3 " * 100, **options))
+        assert named == "logprobs"
+        stream = it.stream("3 " * 100, **options)
+        (await it.lane.script()).end("", 1)
+        await stream.read()
+        beams = it.stream("3 " * 100, num_beams=2, **options)
+        with pytest.raises(grpc.aio.AioRpcError, match="logprobs"):
+            await beams.read()
 
 
 @pytest.mark.parametrize(("tokens", "aside"), [(3, False), (300, True)], ids=["little", "much"])
