@@ -39,12 +39,15 @@ CTRANSLATE := $(GENERATION)/ctranslate2/model.bin
 # How much of `make test` runs side by side; what measures runs alone all the same.
 TEST_PROCESSES ?= 2
 
+# The lines of docs/reliability.md that `make chaos` goes through, each a script of tests/reliability.
+CHAOS := overload cancels poison kills drain abuse tls access shares
+
 # Runs docker-compose.yml. Whatever understands it will do.
 COMPOSE ?= docker compose
 # What `make load` says to the load tester instead of the compose file's own command.
 LOAD ?=
 
-.PHONY: help setup proto lint test demo serve up load down bench bench-generation compatibility hostile chaos mutants docs clean prove-wheel prove-image
+.PHONY: help setup proto lint test demo serve up load down bench bench-generation compatibility hostile chaos fuzz soak lock sbom mutants docs clean prove-wheel prove-image
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -105,8 +108,25 @@ compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/m
 hostile: setup $(BUNDLE)/manifest.json ## load 2,000 damaged bundles into a server: it must refuse them and serve on
 	$(BIN)/python tests/mutated_bundles.py --models models
 
-chaos: setup ## load and unload models at random for two minutes: nothing may be left behind
+chaos: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json ## overload, cancels, poison, kills, restarts, abuse, rotations, floods, models that come and go; about an hour
 	$(BIN)/python tests/load_unload_chaos.py --seconds 120
+	failed=(); for line in $(CHAOS); do $(BIN)/python tests/reliability/$$line.py || failed+=($$line); done; \
+	  $(BIN)/python tests/reliability/page.py; \
+	  if (($${#failed[@]})); then echo "aims missed: $${failed[*]}" >&2; exit 1; fi
+
+fuzz: setup $(BUNDLE)/manifest.json ## send a server a million malformed requests
+	$(BIN)/python tests/reliability/fuzz.py
+	$(BIN)/python tests/reliability/page.py
+
+soak: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json ## load a server for an hour; it must take no more memory, and no longer
+	$(BIN)/python tests/reliability/soak.py
+	$(BIN)/python tests/reliability/page.py
+
+lock: setup ## write the lock files of the images again, from pyproject.toml and constraints.txt
+	$(BIN)/python -m deploy.lock
+
+sbom: setup ## write the bill of materials of the server's image to build/sbom.cdx.json
+	$(BIN)/python -m deploy.sbom
 
 mutants: setup ## break each invariant on purpose; its tests must notice
 	$(BIN)/python tests/mutants/run.py
@@ -114,6 +134,7 @@ mutants: setup ## break each invariant on purpose; its tests must notice
 docs: setup ## write the generated pages of docs/ again, and the dashboards
 	$(BIN)/python docs/build_reference.py
 	$(BIN)/python -m deploy.grafana.build
+	$(BIN)/python -m deploy.licences
 
 clean: ## remove what was built: environments, caches, the exported model
 	rm -rf $(VENV) $(VENV_PROTO) $(VENV_TRITON)* models/pronounce dist build htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache \

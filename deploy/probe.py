@@ -46,12 +46,12 @@ def check_confinement() -> None:
     require(status["NoNewPrivs"] == "1", "no new privileges can be had")
     for folder in ("/", sys.prefix, "/usr", os.environ["HEADWAITER_MODELS"]):
         require(not os.access(folder, os.W_OK), f"{folder} cannot be written")
-    for module in ("torch", "onnx", "pip"):
+    for module in ("torch", "onnx", "pip", "huggingface_hub"):
         require(importlib.util.find_spec(module) is None, f"there is no {module}")
 
 
 def check_life(process: subprocess.Popen[str], healthcheck: list[str], grpc_port: int, metrics_port: int) -> None:
-    """Check that the server gets ready, is well, answers and stops."""
+    """Check that the server gets ready, is well, answers, changes versions and stops."""
     # Imported here: the checks of the sandbox come first and need nothing that was installed.
     from headwaiter import Client  # noqa: PLC0415
 
@@ -64,12 +64,32 @@ def check_life(process: subprocess.Popen[str], healthcheck: list[str], grpc_port
     with Client(f"127.0.0.1:{grpc_port}") as client:
         generation = client.generate(["onomatopoeia"], timeout_seconds=30).generations[0]
     require(bool(generation.text), f"it answers a call: {generation.text}")
+    check_swaps(f"127.0.0.1:{grpc_port}")
     with urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as response:
         require(b"headwaiter_requests_total{" in response.read(), "it shows its metrics")
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code = process.wait(STOP_SECONDS)
     require(code == 0, f"it drained and exited with {code} after {time.monotonic() - started:.1f} s")
+
+
+def check_swaps(target: str) -> None:
+    """Check that another version of a model takes over, and is rolled back, where nothing can be written."""
+    import grpc  # noqa: PLC0415 - as above
+    from headwaiter import Client  # noqa: PLC0415 - as above
+    from headwaiter_proto.inference import grpc_service_pb2, grpc_service_pb2_grpc  # noqa: PLC0415 - as above
+
+    with grpc.insecure_channel(target) as channel, Client(target) as client:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for policy, expected in (('{"specific": {"versions": [1]}}', "1"), ("{}", "2")):
+            request = grpc_service_pb2.RepositoryModelLoadRequest(model_name="pronounce")
+            if policy != "{}":
+                request.parameters["config"].string_param = f'{{"version_policy": {policy}}}'
+            stub.RepositoryModelLoad(request, timeout=60)
+            index = stub.RepositoryIndex(grpc_service_pb2.RepositoryIndexRequest(ready=True), timeout=10)
+            serving = [each.version for each in index.models if each.name == "pronounce"]
+            text = client.generate(["onomatopoeia"], timeout_seconds=30).generations[0].text
+            require(serving == [expected] and bool(text), f"version {expected} has taken over and answers")
 
 
 def require(held: bool, what: str) -> None:  # noqa: FBT001

@@ -3,7 +3,8 @@
 Every step of the Dockerfile is run, as it is written there, in a sandbox that stands for its stage. Then the
 final stage is started as a hardened container would be: a user that is not root, no capabilities, a read-only
 root, `/tmp` in memory, no network but loopback. There `import torch` must fail; the server must start, pass
-its health check, answer a call, drain and exit with 0. The load tester's stage must say what it can do.
+its health check, answer a call, change to another version of its model and back, drain and exit with 0. The load
+tester's stage must say what it can do.
 
     python -m deploy.prove_image --models models
 """
@@ -126,8 +127,12 @@ class Builder:
 
 def start(stage: Stage, tree: Path, models: Path, folder: Path) -> int:
     """Start the final stage and probe it from inside; returns the exit code."""
-    more = {Path(stage.environment["HEADWAITER_MODELS"]): models, PROBE: ROOT / "deploy" / "probe.py"}
-    box = _hardened(stage, tree, folder, more)
+    inside = Path(stage.environment["HEADWAITER_MODELS"])
+    bundles = {inside / path.parent.name / path.name: path for path in models.glob("*/[0-9]*")}
+    # The same once more, to be changed to.
+    bundles[inside / "pronounce" / "2"] = models / "pronounce" / "1"
+    box = _hardened(stage, tree, folder, {**bundles, PROBE: ROOT / "deploy" / "probe.py"})
+    box.environment = {**box.environment, "HEADWAITER_MODEL_CONTROL": "explicit"}
     ports = [str(port) for port in stage.ports]
     probe = [str(VENV / "bin" / "python"), str(PROBE)]
     command = [

@@ -29,6 +29,17 @@ class FakeClock:
         self.now += seconds
 
 
+class WorkersClock(FakeClock):
+    """A clock on which time has passed before a worker looks: as where it must wait for its turn to begin."""
+
+    def __init__(self, ahead_seconds: float) -> None:
+        super().__init__()
+        self.ahead_seconds = ahead_seconds
+
+    def __call__(self) -> float:
+        return self.now + self.ahead_seconds * (threading.current_thread() is not threading.main_thread())
+
+
 class Gate:
     """Holds the engine in its first step until it is opened, so that a test can act in the middle of a run."""
 

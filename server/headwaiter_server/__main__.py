@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(as_toml(settings) + "\n")
         return
     configure_logging(settings.log_format, settings.log_level)
+    _take_descriptors()
     code = 0
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -55,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.shutdown()
         os._exit(code)
     sys.exit(code)
+
+
+def _take_descriptors() -> None:
+    """Take as many descriptors as the process may have: each connection has one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _run(settings: ServerSettings) -> None:

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TypeVar
 
-from headwaiter_server.allocator import hold_no_freed_memory
+from headwaiter_server.access.watch import AccessWatch
+from headwaiter_server.allocator import give_back_after_peaks, hold_no_freed_memory
 from headwaiter_server.config import AUTO, ServerSettings, split_address
 from headwaiter_server.errors import ConfigError, DrainingError, HeadwaiterError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
 from headwaiter_server.lifecycle.manager import Manager
+from headwaiter_server.lifecycle.memory import memory_limit_bytes, resident_bytes
 from headwaiter_server.lifecycle.poller import Poller
 from headwaiter_server.lifecycle.trial import open_trials
 from headwaiter_server.log import get_logger
@@ -46,6 +48,7 @@ from headwaiter_server.scheduling.forecast import Forecast
 from headwaiter_server.shared_memory import Regions
 from headwaiter_server.tracing import open_tracing
 from headwaiter_server.wiring import Wiring, model_facts, watch, watch_cache
+from headwaiter_server.wiring.security import open_security
 
 _log = get_logger(__name__)
 
@@ -76,14 +79,24 @@ class Server:
             clock: The scheduler's clock.
 
         Raises:
-            ConfigError: Traces are wanted, and cannot be made.
+            ConfigError: Traces are wanted, and cannot be made; or a certificate, a token or the access file cannot be
+                used.
         """
         self._settings = settings
+        self._security = open_security(settings)
+        self._access = (
+            AccessWatch(settings.access_file, health_open=settings.health_access == "open", clock=clock)
+            if settings.access_file is not None
+            else None
+        )
+        gate = self._access.gate if self._access is not None else None
         self._stop = stop
         # Kept, as it is looked up in files, and the live page asks every second.
         self._version = version("headwaiter")
         self.metrics = Metrics(settings.slo_seconds)
-        self.admission = Admission(settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts)
+        self.admission = Admission(
+            settings.max_calls, settings.max_call_bytes, settings.max_waiting_texts, shared=gate is not None
+        )
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=self._on_crash, clock=clock)
         bound = settings.max_queue_seconds
         self.forecast = Forecast(settings.effective_workers, None if bound == AUTO else bound)
@@ -104,8 +117,15 @@ class Server:
             metrics=self.metrics,
             set_serving=self._set_serving,
         )
-        self._edge = Edge(self.admission, self.metrics, clock, self._tracing)
-        pipeline = Pipeline(self._catalog, self.dispatcher, self.metrics, settings.max_texts, self.cache)
+        self._edge = Edge(self.admission, self.metrics, clock, self._tracing, gate)
+        pipeline = Pipeline(
+            self._catalog,
+            self.dispatcher,
+            self.metrics,
+            settings.max_texts,
+            self.cache,
+            settings.nonfinite_inputs,
+        )
         shared_memory = SharedMemory(Regions() if settings.shared_memory_enabled else None)
         open_service = OpenInferenceService(
             Inference(pipeline, shared_memory),
@@ -146,6 +166,11 @@ class Server:
             [SERVICE_NAME, OPEN_SERVICE_NAME],
             max_message_bytes=settings.max_message_bytes,
             max_streams=settings.max_streams,
+            max_arriving_bytes=settings.max_arriving_bytes,
+            memory_limit_bytes=memory_limit_bytes(settings),
+            listeners=len(settings.listen),
+            identity=self._security.grpc,
+            gate=gate,
         )
         self._loop_lag = LoopLag()
         self._sampler = Sampler(self.metrics, clock)
@@ -178,7 +203,14 @@ class Server:
         watch(self.metrics, self._catalog, self.admission, self.dispatcher, self.forecast)
         if self.cache is not None:
             watch_cache(self.metrics, self.cache)
+        self._security.watch(self.metrics)
+        if (access := self._access) is not None:
+            self.metrics.watch(definitions.ACCESS_RELOAD_FAILING, lambda: float(access.failing))
+            if self._security.grpc is None and not self._settings.local_only:
+                _log.warning("tokens_in_clear_text", listeners=self._settings.listen)
+            self._keep(access.run())
         self.metrics.watch(definitions.EVENT_LOOP_LAG_SECONDS, self._loop_lag.seconds)
+        self.metrics.watch(definitions.EVENT_LOOP_TASKS, lambda: float(self._loop_lag.tasks))
         self._loop_lag.start()
         self._sampler.start()
         self._listen_for_metrics()
@@ -192,6 +224,7 @@ class Server:
         self.grpc_addresses = [self._grpc.listen(address) for address in self._settings.listen]
         await self._grpc.start()
         await self._grpc.set_serving(WHOLE_SERVER, serving=True)
+        self._keep(give_back_after_peaks(resident_bytes))
         if self._settings.effective_model_control == "poll":
             poller = Poller(self._settings.models, self._settings.poll_seconds, found, self._manager.reconcile)
             self._keep(poller.run())
@@ -199,14 +232,15 @@ class Server:
     async def drain(self) -> None:
         """Turn callers away without failing one.
 
-        NOT_SERVING, but calls are taken for the lame-duck time; then calls are refused, and those held are finished, up
-        to a deadline.
+        NOT_SERVING, but calls are taken for the lame-duck time; then clients are sent elsewhere, and calls that are
+        held are finished, up to a deadline.
         """
         settings = self._settings
         _log.info("draining", calls=self.admission.calls, lame_duck_seconds=settings.lame_duck_seconds)
         await self._grpc.leave()
         await self._manager.close()
         await asyncio.sleep(settings.lame_duck_seconds)
+        await self._grpc.go_away()
         self.admission.close()
         self.dispatcher.end_holds()
         self._edge.leave()
@@ -214,7 +248,7 @@ class Server:
             await asyncio.wait_for(self.admission.drained(), settings.drain_seconds)
 
     async def close(self) -> None:
-        """End. What is still held is failed loudly; then the listeners go, then the workers, the metrics last."""
+        """End. What is still held is failed loudly; then connections go, then the workers, the metrics last."""
         if self.admission.calls:
             _log.warning("drain_deadline_passed", calls=self.admission.calls)
             self.dispatcher.fail_all(DrainingError("the server has shut down", RETRY_SECONDS))
@@ -241,6 +275,8 @@ class Server:
                 host,
                 port,
                 {"/metrics": Renderer(self.metrics.registry), **site.routes(self._sampler, self._situation)},
+                context=self._security.metrics_context,
+                gate=self._security.gate,
             )
         except OSError as error:
             raise ConfigError(

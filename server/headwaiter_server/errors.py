@@ -11,8 +11,11 @@
         |-- UnknownRegionError      no shared memory is registered under that name
         |-- RegionExistsError       some is already
         |-- TooManyRegionsError     no more can be
+        |-- UnauthenticatedError    nobody knows who calls
+        |-- NotAllowedError         somebody calls who may not
         |-- OverloadedError         try again, later or elsewhere
         |   |-- QueueFullError
+        |   |-- QuotaExceededError
         |   |-- DeadlineUnreachableError
         |   |-- DrainingError
         |   `-- ModelUnavailableError
@@ -37,10 +40,23 @@ class ConfigError(HeadwaiterError):
 
 
 class BundleError(HeadwaiterError):
-    """A bundle is incomplete, altered, from another format version, or does not compute what it certifies."""
+    """A bundle is incomplete, altered, from another format version, or does not compute what it certifies.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(_sendable(message))
+    The whole text is for whoever runs the server, and for the log.
+
+    Attributes:
+        message: Our own words, which callers who load models may read too.
+        said: What a library or another process said to it, which they may not: it tells of this machine.
+    """
+
+    def __init__(self, message: str, said: object = "") -> None:
+        self.message = sendable(message)
+        self.said = sendable(str(said))
+        super().__init__(sendable(f"{message}: {self.said}" if self.said else message))
+
+    def within(self, place: object) -> BundleError:
+        """The same, which says where it happened."""
+        return BundleError(f"{place}: {self.message}", self.said)
 
 
 class RequestError(HeadwaiterError):
@@ -95,7 +111,15 @@ class ModelLoadError(RequestError):
     """A model was to be loaded, and cannot serve; what served before goes on."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_sendable(message))
+        super().__init__(sendable(message))
+
+
+class UnauthenticatedError(RequestError):
+    """The caller shows no token, or one that is not known."""
+
+
+class NotAllowedError(RequestError):
+    """The caller is known, and has no role that allows this."""
 
 
 class OverloadedError(RequestError):
@@ -112,6 +136,10 @@ class OverloadedError(RequestError):
 
 class QueueFullError(OverloadedError):
     """As much is waiting as the server is set to hold."""
+
+
+class QuotaExceededError(OverloadedError):
+    """The caller has had as much as it may have in the time."""
 
 
 class DeadlineUnreachableError(OverloadedError):
@@ -134,9 +162,14 @@ class EngineError(RequestError):
     """The model failed on this input; the cause goes to the log, never to the caller."""
 
 
-def _sendable(message: str) -> str:
-    """A message that quotes a file, as it can be sent: no halves of surrogate pairs, and not too long."""
+def sendable(message: str, most_bytes: int = _MOST_MESSAGE_BYTES) -> str:
+    """A message that quotes what others wrote, as it can be sent: no halves of surrogate pairs, and not too long.
+
+    Args:
+        message: The message.
+        most_bytes: How much of it is sent, in UTF-8.
+    """
     data = message.encode(errors="replace")
-    if len(data) <= _MOST_MESSAGE_BYTES:
+    if len(data) <= most_bytes:
         return data.decode()
-    return data[:_MOST_MESSAGE_BYTES].decode(errors="ignore") + " ..."
+    return data[:most_bytes].decode(errors="ignore") + " ..."

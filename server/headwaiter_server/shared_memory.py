@@ -164,12 +164,12 @@ class Regions:
 
         Args:
             folder: Where shared memory is found.
-            most_regions: Most regions at one time; if not given, 1024 or, if that is fewer, half of the files that the
-                process may have open.
+            most_regions: Most regions at one time; if not given, 1024 or, if that is fewer, an eighth of the files that
+                the process may have open: connections may take three quarters.
             most_bytes: Most bytes of all of them.
         """
         self._folder = folder
-        self._most_regions = most_regions or min(_MOST_REGIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._most_regions = most_regions or min(_MOST_REGIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._most_bytes = most_bytes
         self._regions: dict[str, Region] = {}
 

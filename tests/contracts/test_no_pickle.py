@@ -9,8 +9,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("clients", "proto", "server")
-FORBIDDEN = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch"}
+FORBIDDEN = {
+    # These unpickle, or make objects of any class, ...
+    *("cloudpickle", "copyreg", "dill", "joblib", "jsonpickle", "marshal", "pickle", "ruamel", "shelve", "yaml"),
+    # ... these do so for themselves, and these run what they are given.
+    *("multiprocessing", "pandas", "torch", "code", "codeop", "runpy"),
+}
+ARRAYS = {"np.load", "numpy.load", "np.lib.format.read_array", "numpy.lib.format.read_array"}
+RUNS = {"compile", "eval", "exec", "builtins.eval", "builtins.exec", "builtins.compile"}
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+# Pickles what it sends, and unpickles what comes back.
+PROCESSES = {"concurrent.futures.ProcessPoolExecutor", "concurrent.futures.process"}
+# The load tester starts processes of its own, and speaks with them over pipes that nobody else has.
+OWN_PROCESSES = {"crew.py", "worker.py"}
 
 
 def offences(source: str) -> list[str]:
@@ -20,22 +33,35 @@ def offences(source: str) -> list[str]:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.partition(".")[0] in FORBIDDEN]
         elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if origin.partition(".")[0] in FORBIDDEN:
-                found.append(origin)
-            # Under another name, the call below would not be seen.
-            if origin == "numpy":
-                found += [f"from numpy import {alias.name}" for alias in node.names if alias.name == "load"]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"np.load", "numpy.load"}:
-            flags = [word.value for word in node.keywords if word.arg == "allow_pickle"]
-            if not any(isinstance(flag, ast.Constant) and flag.value is False for flag in flags):
-                found.append(ast.unparse(node))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"__import__", "importlib.import_module"}:
-            # Positional and constant, or else nobody can tell what it is.
-            name = node.args[0] if node.args else None
-            if not isinstance(name, ast.Constant) or str(name.value).partition(".")[0] in FORBIDDEN:
-                found.append(ast.unparse(node))
+            found += imported_from(node.module or "", [alias.name for alias in node.names])
+        elif isinstance(node, ast.Call) and is_offence(node):
+            found.append(ast.unparse(node))
     return found
+
+
+def imported_from(origin: str, names: list[str]) -> list[str]:
+    """What is no good of `from ORIGIN import NAMES`."""
+    package = origin.partition(".")[0]
+    if package in FORBIDDEN:
+        return [origin]
+    # Under another name, the calls below would not be seen.
+    hidden = {"lib", "format", "load", "npyio", "read_array"} if package == "numpy" else set()
+    return [f"{origin}.{name}" for name in names if name in hidden or f"{origin}.{name}" in PROCESSES]
+
+
+def is_offence(call: ast.Call) -> bool:
+    """Whether a call could unpickle, or run a text."""
+    function = ast.unparse(call.func)
+    if function in RUNS:
+        return True
+    if function in ARRAYS:
+        flags = [word.value for word in call.keywords if word.arg == "allow_pickle"]
+        return not any(isinstance(flag, ast.Constant) and flag.value is False for flag in flags)
+    if function in {"__import__", "importlib.import_module"}:
+        # Positional and constant, or else nobody can tell what it is.
+        name = call.args[0] if call.args else None
+        return not isinstance(name, ast.Constant) or str(name.value).partition(".")[0] in FORBIDDEN
+    return False
 
 
 def test_there_are_modules_to_look_at() -> None:
@@ -46,7 +72,10 @@ def test_there_are_modules_to_look_at() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_module_cannot_unpickle(path: Path) -> None:
     """The module imports nothing that unpickles, and reads arrays without it."""
-    assert offences(path.read_text()) == []
+    found = offences(path.read_text())
+    if path.parent.name == "headwaiter_load" and path.name in OWN_PROCESSES:
+        found = [each for each in found if each.partition(".")[0] != "multiprocessing"]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -64,6 +93,17 @@ def test_module_cannot_unpickle(path: Path) -> None:
         "from numpy import load",
         "__import__('pickle')",
         "import importlib\nimportlib.import_module(name)",
+        "import numpy as np\nnp.lib.format.read_array(file, allow_pickle=True)",
+        "from numpy.lib import format",
+        "import multiprocessing as mp",
+        "from concurrent.futures import ProcessPoolExecutor",
+        "import yaml\nyaml.safe_load(text)",
+        "import marshal",
+        "from shelve import open as keep",
+        "import cloudpickle",
+        "import runpy",
+        "eval(text)",
+        "def f():\n    exec(compile(text, name, 'exec'))",
     ],
 )
 def test_offence_is_found(source: str) -> None:
@@ -77,6 +117,10 @@ def test_offence_is_found(source: str) -> None:
         "import json",
         "import numpy as np\nnp.load(path, allow_pickle=False)",
         "from torchlike import thing",
+        "import re\nre.compile(text)",
+        "import numpy as np\nnp.lib.format.read_array(file, allow_pickle=False)",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "from numpy.typing import NDArray",
         "import importlib\nimportlib.import_module('json')",
     ],
 )

@@ -20,7 +20,7 @@ _STRING = re.compile(r'"[^"]*"')
 _WORDS = {
     "sum", "max", "min", "avg", "count", "group", "by", "on", "and", "or", "unless", "without", "bool", "vector",
     "scalar", "rate", "increase", "histogram_quantile", "label_replace", "count_values", "clamp", "absent", "offset",
-    "avg_over_time", "last_over_time", "group_left", "group_right", "round", "inf", "ignoring",
+    "avg_over_time", "last_over_time", "group_left", "group_right", "round", "inf", "ignoring", "time",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -76,7 +76,10 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def running_server(
-    *arguments: str, metrics: str = "127.0.0.1:0", log: IO[str] | None = None
+    *arguments: str,
+    metrics: str = "127.0.0.1:0",
+    log: IO[str] | None = None,
+    command: Sequence[str] = COMMAND,
 ) -> Iterator[ServerProcess]:
     """A server on a free port, and another free one or `metrics`; killed in the end if the test has not ended it.
 
@@ -84,9 +87,10 @@ def running_server(
         arguments: Of the command.
         metrics: Where its metrics are.
         log: Where its log goes, if not to the test's own stderr.
+        command: What is started, if not the server's own command; it takes its arguments, and says its line.
     """
     with subprocess.Popen(
-        [*COMMAND, *FREE_PORT, "--metrics-listen", metrics, *arguments],
+        [*command, *FREE_PORT, "--metrics-listen", metrics, *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=log,

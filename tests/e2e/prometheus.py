@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +70,13 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Prometheus with the deployed rules; what it scrapes, and how often, is the test's."""
+def running_prometheus(folder: Path, target: str, access: Mapping[str, Any] | None = None) -> Iterator[Prometheus]:
+    """Prometheus with the deployed rules; what it scrapes, how often, and how it gets in is the test's."""
     config = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
     interval = f"{INTERVAL_SECONDS}s"
     config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), interval)
     (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": [target]}]
+    job |= {"static_configs": [{"targets": [target]}], **(access or {})}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "rules").mkdir()
     for path in (DEPLOYED / "rules").glob("*.yml"):

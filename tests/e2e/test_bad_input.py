@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from headwaiter import AsyncClient, Client, InvalidRequestError, NotFoundError, ResourceExhaustedError
+from headwaiter_proto.inference.grpc_service_pb2 import ModelStreamInferResponse
+from reliability.fuzz_methods import Method, methods
 
 from .process import ServerProcess
 from .raw import refused, trailers
 
 GENERATE = "/headwaiter.v1.InferenceService/Generate"
+EVERY_METHOD = methods()
 
 
 @pytest.fixture
@@ -78,6 +82,33 @@ def test_undecodable_bytes_are_invalid(server: ServerProcess, data: bytes) -> No
     bad_request = error_details_pb2.BadRequest()
     assert status_pb2.Status.FromString(details).details[0].Unpack(bad_request)
     assert bad_request.field_violations[0].field
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD, ids=[each.path for each in EVERY_METHOD])
+@pytest.mark.parametrize(
+    "messages", [[b"\xff\xff"], [b"\x0a\x02\xff\xfe\xff"], []], ids=["no tag", "cut off", "nothing"]
+)
+def test_what_is_no_message_is_invalid_for_every_method(
+    server: ServerProcess, method: Method, messages: list[bytes]
+) -> None:
+    """Also health and reflection say INVALID_ARGUMENT and name a field; a stream of nothing has nothing to refuse."""
+    with grpc.insecure_channel(server.grpc) as channel:
+        multicallable: Any = channel.stream_stream(method.path)  # typed by messages, of which it has none here
+        call = multicallable(iter(messages), timeout=10)
+        if method.sends_many and not messages:
+            assert list(call) == []
+            return
+        if method.name == "ModelStreamInfer":  # which tells it in the answer
+            (answer,) = call
+            assert "is no inference.ModelInferRequest" in ModelStreamInferResponse.FromString(answer).error_message
+            return
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = error_details_pb2.BadRequest()
+    details = status_pb2.Status.FromString(trailers(caught.value)["grpc-status-details-bin"])
+    assert details.details[0].Unpack(violations)
+    assert violations.field_violations[0].field == "message"
 
 
 @pytest.mark.parametrize("value", ["0", "17", "-1", "high", "1.5", "9" * 1000, "0001" + "0" * 5000])

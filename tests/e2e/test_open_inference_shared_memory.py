@@ -38,7 +38,7 @@ def echo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def echo_server(echo_models: Path) -> Iterator[ServerProcess]:
     """A server with it."""
     options = ("--calibration", "off", "--trial-loads", "off", "--lame-duck-seconds", "0")
-    with running_server("--models", str(echo_models), *options) as process:
+    with running_server("--models", str(echo_models), *options, "--nonfinite-inputs", "refuse") as process:
         yield process
 
 
@@ -168,6 +168,19 @@ def test_wrong_sizes_and_places_are_refused(client: Client) -> None:
             with pytest.raises(grpc.RpcError) as refused:
                 client.register("other", key, 1)
             assert refusal(refused.value)[0] is Code.INVALID_ARGUMENT
+
+
+def test_what_is_no_number_is_refused_there_too(client: Client) -> None:
+    """By the tensor's name, and nothing is written."""
+    rows = rows_of(2)
+    rows[1, 3] = np.inf
+    with shared(rows.tobytes() + bytes(rows.nbytes)) as memory:
+        client.register("r", "/" + memory.name, 2 * rows.nbytes)
+        with pytest.raises(grpc.RpcError) as refused:
+            client.echo("r", 2, target=rows.nbytes)
+        assert refusal(refused.value)[0] is Code.INVALID_ARGUMENT
+        assert refusal(refused.value)[1].startswith("inputs[x].contents: holds a NaN or an infinity at [1, 3]")
+        assert memory.read_bytes()[rows.nbytes :] == bytes(rows.nbytes)
 
 
 def test_server_survives_memory_that_comes_and_goes(client: Client, echo_server: ServerProcess) -> None:

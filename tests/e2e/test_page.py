@@ -239,6 +239,18 @@ def choose(page: Page, model: str) -> None:
     )
 
 
+def test_a_browser_goes_in_with_the_token(browser: Browser, models_dir: Path, tmp_path: Path) -> None:
+    """As the password of any name, with which all of the page comes; without it there is no page."""
+    token = tmp_path / "token"
+    token.write_text("f00d")
+    with serving(models_dir, "--metrics-token-file", str(token)) as server:
+        page = browser.page(f"http://anybody:f00d@{server.metrics}/")
+        page.wait(LIVE)
+        assert page.complaints() == []
+        without = browser.page(f"http://{server.metrics}/")
+        assert without.evaluate("document.querySelector('#status-text')") is None
+
+
 def test_says_that_the_server_went_away_and_that_it_came_back(browser: Browser, two_models: Path) -> None:
     """While nobody answers the page says since when; when another server answers, it says so, and goes on by itself."""
     with serving(two_models) as server:

@@ -250,7 +250,7 @@ def _plan(
         load=load,
         settings=settings,
         most_outstanding=shared.most_outstanding,
-        metrics_url=shared.metrics_url,
+        metrics_page=shared.metrics_page(),
     )
 
 

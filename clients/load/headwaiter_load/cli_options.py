@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import click
-from headwaiter.cli_options import Access, security_options, target_option
+from headwaiter.cli_options import Access, read_token, security_options, target_option
 
 from headwaiter_load import discovery, tensors, typed, words
 from headwaiter_load.endpoint import Endpoint
 from headwaiter_load.errors import BadInputError
+from headwaiter_load.metrics_page import MetricsPage
 from headwaiter_load.replay import TracedCall
 from headwaiter_load.requests import Requests, groups, made_groups, read_texts
 from headwaiter_load.tensors import Filling
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _OPTIONS = (
@@ -76,6 +78,8 @@ _OPTIONS = (
         help="Calls that one process keeps outstanding; more are counted as NOT_SENT.",
     ),
     click.option("--metrics-url", metavar="URL", help="The server's /metrics, for its own view of the same time."),
+    click.option("--metrics-ca-file", type=_FILE, help="Authorities to trust there (PEM).  [as --ca-file]"),
+    click.option("--metrics-token-file", type=_FILE, help="Token of the server's metrics."),
     click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the result as JSON."),
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report as one HTML page."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
@@ -107,6 +111,8 @@ class Shared(Access):
     processes: int
     most_outstanding: int
     metrics_url: str | None
+    metrics_ca_file: str | None
+    metrics_token_file: str | None
     output: Path | None
     html: Path | None
     quiet: bool
@@ -122,6 +128,7 @@ class Shared(Access):
                 self.target,
                 tls=self.tls_settings(),
                 token=self.token(),
+                allow_plaintext_token=self.allow_plaintext_token,
                 metadata=tuple(_pair(each) for each in self.metadata),
                 connections=self.connections,
             )
@@ -129,6 +136,29 @@ class Shared(Access):
             raise BadInputError(str(error)) from error
         endpoint.connection()
         return endpoint
+
+    def metrics_page(self) -> MetricsPage | None:
+        """The server's metrics; None to leave them alone.
+
+        Raises:
+            BadInputError: The options do not go together, or a file cannot be read.
+        """
+        if self.metrics_url is None:
+            _refuse("goes with --metrics-url", self._metrics_files())
+            return None
+        try:
+            token = read_token(self.metrics_token_file) if self.metrics_token_file else None
+            return MetricsPage(
+                self.metrics_url,
+                self.metrics_ca_file or self.ca_file,
+                token,
+                allow_plaintext_token=self.allow_plaintext_token,
+            )
+        except (ValueError, OSError) as error:
+            raise BadInputError(str(error)) from error
+
+    def _metrics_files(self) -> dict[str, str | None]:
+        return {"--metrics-ca-file": self.metrics_ca_file, "--metrics-token-file": self.metrics_token_file}
 
     def check(self) -> None:
         """Refuses options that contradict each other.

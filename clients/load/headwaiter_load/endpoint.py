@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -26,13 +26,15 @@ class Endpoint:
         target: Any gRPC target.
         tls: How to speak TLS; None for clear text.
         token: Bearer token; needs TLS, except to this machine.
+        allow_plaintext_token: Send the token without TLS to other machines too.
         metadata: Further metadata of every call.
         connections: Connections of each process.
     """
 
     target: str
     tls: TLS | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    allow_plaintext_token: bool = False
     metadata: Metadata = ()
     connections: int = 1
 
@@ -48,7 +50,7 @@ class Endpoint:
                 timeout_seconds=ASK_SECONDS,
                 tls=self.tls,
                 token=self.token,
-                allow_plaintext_token=False,
+                allow_plaintext_token=self.allow_plaintext_token,
                 retries=False,
                 channel_options=ChannelOptions(max_message_bytes=_MESSAGE_BYTES),
             )

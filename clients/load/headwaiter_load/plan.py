@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headwaiter_load.endpoint import Endpoint
+from headwaiter_load.metrics_page import MetricsPage
 from headwaiter_load.requests import Requests
 from headwaiter_load.results import Settings
 from headwaiter_load.schedules import Load
@@ -26,7 +27,7 @@ class Plan:
         load: When.
         settings: The same for people, as the result says it.
         most_outstanding: Calls that one process keeps outstanding at most.
-        metrics_url: The server's metrics; None to leave them alone.
+        metrics_page: The server's metrics; None to leave them alone.
     """
 
     endpoint: Endpoint
@@ -34,7 +35,7 @@ class Plan:
     load: Load
     settings: Settings
     most_outstanding: int
-    metrics_url: str | None
+    metrics_page: MetricsPage | None
 
     @property
     def drain_seconds(self) -> float:

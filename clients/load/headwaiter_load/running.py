@@ -81,11 +81,11 @@ class _ServerSide:
         self.figures: dict[str, Any] | None = None
         self._breakdown: Breakdown | None = None
         self._begun = False
-        if plan.metrics_url is not None:
+        if plan.metrics_page is not None:
             # What reads metrics is needed only where they are asked for.
             from headwaiter_load.breakdown import Breakdown  # noqa: PLC0415
 
-            self._breakdown = Breakdown(plan.metrics_url, plan.settings)
+            self._breakdown = Breakdown(plan.metrics_page, plan.settings)
 
     def begin(self) -> None:
         if self._breakdown is not None:

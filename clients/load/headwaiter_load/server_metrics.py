@@ -12,19 +12,16 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Final, Self
-from urllib.request import Request, urlopen
+
+from headwaiter_load.metrics_page import MetricsError, MetricsPage
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from prometheus_client.samples import Sample
 
-_PATIENCE_SECONDS: Final = 5.0
-_LARGEST_BYTES: Final = 16 << 20
-# Headwaiter answers all who ask within a quarter of a second with the same page.
-_AGE_HEADER: Final = "Headwaiter-Age-Seconds"
+# Headwaiter answers all who ask within so long with the same page.
 _SHARED_SECONDS: Final = 0.25
 # Calls that name no model that is known; they are no part of a model's times.
 _OTHER_MODEL: Final = "_other"
@@ -72,10 +69,6 @@ _OF_ALL_MODELS: Final = frozenset({"headwaiter_requests_total"})
 _ASKING: Final = ("/GetModel", "/ListModels")
 
 
-class MetricsError(ValueError):
-    """The server's metrics cannot be had; the message says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The server's figures at one moment.
@@ -88,26 +81,6 @@ class Reading:
 
     at_seconds: float
     values: dict[str, float]
-
-
-def scrape(url: str) -> tuple[bytes, float]:
-    """A /metrics page, in Prometheus' text format, and how many seconds ago it was made.
-
-    Raises:
-        MetricsError: Nobody answers there, or not with metrics.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise MetricsError(f"{url} is no http address")
-    request = Request(url, headers={"Accept": "text/plain; version=0.0.4"})  # noqa: S310 - the scheme is checked above
-    try:
-        with urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # noqa: S310 - as above
-            page: bytes = response.read(_LARGEST_BYTES + 1)
-            age_seconds = float(response.headers.get(_AGE_HEADER, "0"))
-    except (OSError, HTTPException, ValueError) as error:
-        raise MetricsError(f"{url}: {getattr(error, 'reason', error)}") from error
-    if len(page) > _LARGEST_BYTES:
-        raise MetricsError(f"{url}: more than {_LARGEST_BYTES >> 20} MiB")
-    return page, age_seconds
 
 
 def reduce_text(text: str, model: str = "") -> dict[str, float]:
@@ -156,14 +129,14 @@ class ServerWatch:
     """Reads a server's metrics again and again, on a thread of its own, from `start` to `stop`.
 
     Args:
-        url: Of the /metrics page.
+        page: The /metrics page.
         every_seconds: From one reading to the next; all are held until the end.
         model: The model under load; all if not given.
         begun: `time.monotonic()` of the beginning of the run, which the readings' times count from; now if not given.
     """
 
-    def __init__(self, url: str, every_seconds: float, model: str = "", begun: float | None = None) -> None:
-        self.url = url
+    def __init__(self, page: MetricsPage, every_seconds: float, model: str = "", begun: float | None = None) -> None:
+        self._page = page
         self._every_seconds = every_seconds
         self._model = model
         self._begun = time.monotonic() if begun is None else begun
@@ -224,7 +197,7 @@ class ServerWatch:
 
     def _read(self) -> None:
         try:
-            page, age_seconds = scrape(self.url)
+            page, age_seconds = self._page.read()
         except MetricsError as error:
             self._problems.append(str(error))
             return

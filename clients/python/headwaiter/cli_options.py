@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 ClientT = TypeVar("ClientT", Client, AsyncClient)
 
 _FILE = click.Path(exists=True, dir_okay=False)
+# In the environment only: a command line is seen by everybody on the machine, and kept by shells.
+_TOKEN_VARIABLE = "HEADWAITER_CLIENT_TOKEN"  # noqa: S105 - its name
 
 target_option = click.option(
     "--target",
@@ -34,13 +37,48 @@ target_option = click.option(
 )
 
 security_options = (
-    click.option("--tls", is_flag=True, help="Speak TLS; the options for its files imply it."),
-    click.option("--ca-file", type=_FILE, help="Authorities to trust (PEM)."),
-    click.option("--cert-file", type=_FILE, help="Own certificate chain (PEM); needs --key-file."),
-    click.option("--key-file", type=_FILE, help="Own private key (PEM)."),
-    click.option("--server-name", metavar="NAME", help="Name that the server's certificate must hold."),
-    click.option("--token-file", type=_FILE, help="Bearer token; needs TLS, except to this machine."),
+    click.option(
+        "--tls",
+        envvar="HEADWAITER_CLIENT_TLS",
+        is_flag=True,
+        help="Speak TLS; the options for its files imply it. These can be given in the environment, too, as "
+        "HEADWAITER_CLIENT_NAME.",
+    ),
+    click.option("--ca-file", envvar="HEADWAITER_CLIENT_CA_FILE", type=_FILE, help="Authorities to trust (PEM)."),
+    click.option(
+        "--cert-file",
+        envvar="HEADWAITER_CLIENT_CERT_FILE",
+        type=_FILE,
+        help="Own certificate chain (PEM); needs --key-file.",
+    ),
+    click.option("--key-file", envvar="HEADWAITER_CLIENT_KEY_FILE", type=_FILE, help="Own private key (PEM)."),
+    click.option(
+        "--server-name",
+        envvar="HEADWAITER_CLIENT_SERVER_NAME",
+        metavar="NAME",
+        help="Name that the server's certificate must hold.",
+    ),
+    click.option(
+        "--token-file",
+        envvar="HEADWAITER_CLIENT_TOKEN_FILE",
+        type=_FILE,
+        help=f"Bearer token; needs TLS, except to this machine. Without it what {_TOKEN_VARIABLE} holds.",
+    ),
+    click.option(
+        "--allow-plaintext-token",
+        is_flag=True,
+        help="Send the token without TLS to other machines too: all on the way can read it.",
+    ),
 )
+
+
+def read_token(path: str) -> str:
+    """The token that a file holds.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return Path(path).read_text(encoding="utf-8", errors="replace").strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +92,7 @@ class Access:
     key_file: str | None
     server_name: str | None
     token_file: str | None
+    allow_plaintext_token: bool
 
     def tls_settings(self) -> TLS | None:
         """How to speak TLS; None without.
@@ -66,12 +105,12 @@ class Access:
         return TLS(*files) if self.tls or any(files) else None
 
     def token(self) -> str | None:
-        """The bearer token, if there is one.
+        """The bearer token, if there is one: of the file or, without one, of the environment.
 
         Raises:
             OSError: Its file cannot be read.
         """
-        return Path(self.token_file).read_text(encoding="utf-8").strip() if self.token_file else None
+        return read_token(self.token_file) if self.token_file else os.environ.get(_TOKEN_VARIABLE) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +127,11 @@ class Endpoint(Access):
         """
         try:
             return client(
-                self.target, timeout_seconds=self.timeout_seconds, tls=self.tls_settings(), token=self.token()
+                self.target,
+                timeout_seconds=self.timeout_seconds,
+                tls=self.tls_settings(),
+                token=self.token(),
+                allow_plaintext_token=self.allow_plaintext_token,
             )
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error)) from error

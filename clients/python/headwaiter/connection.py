@@ -139,7 +139,7 @@ def prepare(
     """
     local = is_local(target)
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise ValueError("a token is a non-empty run of printable ASCII characters")
+        raise ValueError("a token is printable ASCII without spaces or line ends: what a file holds wants strip()")
     if token is not None and tls is None and not (local or allow_plaintext_token):
         raise ValueError(f"a token would travel to {target} in clear text: give tls, or allow_plaintext_token=True")
     return Connection(

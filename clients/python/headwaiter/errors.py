@@ -51,7 +51,15 @@ class PermissionDeniedError(HeadwaiterError):
 
 
 class ResourceExhaustedError(HeadwaiterError):
-    """The message has more bytes than one side takes, or this caller's quota is used up."""
+    """The message has more bytes than one side takes, or this caller's quota is used up.
+
+    Attributes:
+        retry_after_seconds: When the quota has room again; None where it is the message that is too large.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class OverloadedError(HeadwaiterError):

@@ -35,6 +35,8 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# All that gRPC has to say where no connection came about, as the other side ended it.
+_NOT_CONNECTED, _CLOSED = "last error: ", "Socket closed"
 # What grpc.aio makes up when a message could not be sent. The server's own status, which tells why, is about to come.
 _UNSENT = (grpc.StatusCode.INTERNAL, "Internal error from Core")
 _STATUS_WAIT_SECONDS, _STATUS_TRIES = 0.01, 100
@@ -55,6 +57,15 @@ class _Failure:
     @property
     def pushed_back(self) -> bool:
         return _PUSHBACK_KEY in self._metadata
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """When the server wants to be tried again; None when it does not say."""
+        retry_info = self.detail(error_details_pb2.RetryInfo)
+        if retry_info is None or not retry_info.HasField("retry_delay"):
+            return None
+        seconds: float = retry_info.retry_delay.ToTimedelta().total_seconds()
+        return seconds
 
     def detail(self, kind: type[MessageT]) -> MessageT | None:
         """The first detail of this kind; None when there is none, or when the bytes are not a status."""
@@ -94,14 +105,17 @@ def _invalid(failure: _Failure) -> HeadwaiterError:
     return InvalidRequestError(failure.message, first.field, first.description)
 
 
+def _exhausted(failure: _Failure) -> HeadwaiterError:
+    return ResourceExhaustedError(failure.message, failure.retry_after_seconds)
+
+
 def _unavailable(failure: _Failure) -> HeadwaiterError:
     # A server that refuses under load says when to come back; a transport that finds no server cannot.
-    retry_info = failure.detail(error_details_pb2.RetryInfo)
-    if retry_info is not None and retry_info.HasField("retry_delay"):
-        return OverloadedError(failure.message, retry_info.retry_delay.ToTimedelta().total_seconds())
-    if retry_info is not None or failure.pushed_back:
-        return OverloadedError(failure.message)
+    if failure.detail(error_details_pb2.RetryInfo) is not None or failure.pushed_back:
+        return OverloadedError(failure.message, failure.retry_after_seconds)
     message = f"no server that is ready answers at {failure.target}: {failure.message}"
+    if _NOT_CONNECTED in failure.message and failure.message.endswith(_CLOSED):
+        message += " (does one of the two speak TLS and the other not, or does the server ask for a certificate?)"
     return ServerUnreachableError(message, failure.target, failure.message)
 
 
@@ -120,7 +134,7 @@ _BY_CODE: dict[grpc.StatusCode, Callable[[_Failure], HeadwaiterError]] = {
     grpc.StatusCode.NOT_FOUND: _plain(NotFoundError),
     grpc.StatusCode.UNAUTHENTICATED: _plain(UnauthenticatedError),
     grpc.StatusCode.PERMISSION_DENIED: _plain(PermissionDeniedError),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: _plain(ResourceExhaustedError),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _exhausted,
     grpc.StatusCode.UNAVAILABLE: _unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: _plain(DeadlineExceededError),
     grpc.StatusCode.CANCELLED: _plain(CallCancelledError),

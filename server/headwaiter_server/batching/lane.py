@@ -120,6 +120,11 @@ class BatchLane(Generic[Source, Wanted, Values]):
         """Texts that wait for their run."""
         return len(self._backlog)
 
+    @property
+    def most_texts(self) -> int:
+        """Most texts of a run."""
+        return 1 if self._batching == "none" else self._full_run.rows
+
     def wait_for_mates(self, seconds: float) -> Delay | None:
         """Have texts wait for others to share their run although a worker is idle; to be called before the first call.
 

@@ -4,7 +4,7 @@ Flags win over `HEADWAITER_*` environment variables, those over the TOML file, t
 knows is refused, wherever it stands. No other package reads the environment.
 """
 
-from headwaiter_server.config.checks import ENV_PREFIX, split_address
+from headwaiter_server.config.checks import ENV_PREFIX, is_local, split_address
 from headwaiter_server.config.loading import load_settings, user_cache_folder
 from headwaiter_server.config.reference import as_toml, describe_settings
 from headwaiter_server.config.schema import (
@@ -13,6 +13,7 @@ from headwaiter_server.config.schema import (
     Auto,
     Batching,
     CalibrationMode,
+    NonfiniteInputs,
     ServerSettings,
 )
 
@@ -23,9 +24,11 @@ __all__ = [
     "Auto",
     "Batching",
     "CalibrationMode",
+    "NonfiniteInputs",
     "ServerSettings",
     "as_toml",
     "describe_settings",
+    "is_local",
     "load_settings",
     "split_address",
     "user_cache_folder",

@@ -147,7 +147,8 @@ def explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's error dictionary
     if detail["type"] == "missing":
         return f"--{name.replace('_', '-')} is required"
     message = detail["msg"].removeprefix("Value error, ") + (", or auto" if tagged else "")
-    return f"--{name.replace('_', '-')}: {message} (got {detail['input']!r})"
+    got = "" if detail["input"] is None else f" (got {detail['input']!r})"
+    return f"--{name.replace('_', '-')}: {message}{got}"
 
 
 def _as_list(value: object) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource, SettingsConfigDict, SettingsError
 
+from headwaiter_server.access.tokens import hash_line, new_token
 from headwaiter_server.config.checks import ENV_PREFIX, explain, refuse_unknown_keys, refuse_unknown_variables
 from headwaiter_server.config.reference import placeholder, show_default
 from headwaiter_server.config.schema import ServerSettings
@@ -30,7 +32,7 @@ def load_settings(arguments: Sequence[str]) -> tuple[ServerSettings, bool]:
 
     Raises:
         ConfigError: A setting is unknown, missing or out of range; one line for each.
-        SystemExit: `--help` was printed, or the command line cannot be parsed.
+        SystemExit: What was asked for was printed, such as `--help`, or the command line cannot be parsed.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, default=os.environ.get(f"{ENV_PREFIX}CONFIG") or None)
@@ -82,6 +84,23 @@ def _check_file(path: Path) -> None:
     refuse_unknown_keys(path, keys, ServerSettings.model_fields)
 
 
+class _NewToken(argparse.Action):
+    """Prints a token and ends, as `--version` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"{new_token()}\n")
+        parser.exit()
+
+
+class _HashToken(argparse.Action):
+    """Likewise, the hash of a token that is read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        line = hash_line(sys.stdin.readline())
+        sys.stdout.write(f"{line}\n")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headwaiter-server",
@@ -92,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"headwaiter-server {version('headwaiter')}")
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as TOML and end")
+    parser.add_argument("--new-token", action=_NewToken, nargs=0, help="print a new token for a client, and end")
+    parser.add_argument(
+        "--hash-token",
+        action=_HashToken,
+        nargs=0,
+        help="read a token from the standard input, print the hash that stands for it in an access file, and end",
+    )
     return parser
 
 

@@ -15,6 +15,8 @@ def as_toml(settings: ServerSettings) -> str:
     """The settings as a file that `--config` reads."""
     lines = []
     for name, value in settings.model_dump(mode="json").items():
+        if value is None:  # TOML has no word for it: what is not there
+            continue
         if isinstance(value, dict):
             pairs = ", ".join(f"{_toml_string(key)} = {_toml_string(item)}" for key, item in value.items())
             lines.append(f"{name} = {{{pairs}}}" if pairs else f"{name} = {{}}")
@@ -32,6 +34,8 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
     rows = [
         ("--config", f"{ENV_PREFIX}CONFIG", "", "A TOML file with settings, named as in `--print-config`."),
         ("--print-config", "", "", "Print the settings in force as TOML and end."),
+        ("--new-token", "", "", "Print a new token for a client of the access file, and end."),
+        ("--hash-token", "", "", "Read a token from the standard input, print its hash for the access file, and end."),
     ]
     for name, field in ServerSettings.model_fields.items():
         default = "required" if field.is_required() else show_default(field.default)
@@ -48,6 +52,8 @@ def placeholder(field: FieldInfo) -> str:
 
 def show_default(default: object) -> str:
     """A default as a person would write it."""
+    if default is None:
+        return "none"
     if isinstance(default, (list, dict)):
         return ", ".join(default) if default else "none"
     return str(default).lower() if isinstance(default, bool) else str(default)

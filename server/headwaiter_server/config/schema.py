@@ -33,8 +33,10 @@ Auto = Literal["auto"]
 AUTO: Final = "auto"
 
 Batching = Literal["auto", "fifo", "none"]
+HealthAccess = Literal["open", "closed"]
 CalibrationMode = Literal["on", "fresh", "off"]
 SharedMemoryMode = Literal["auto", "on", "off"]
+NonfiniteInputs = Literal["refuse", "pass"]
 TrialLoads = Literal["on", "off"]
 ModelControl = Literal["auto", "none", "explicit", "poll"]
 
@@ -54,6 +56,7 @@ def _kind(value: object) -> str:
 
 
 Folder = Annotated[Path, Placeholder("FOLDER")]
+OptionalFile = Annotated[Path | None, Placeholder("FILE")]
 Count = Annotated[int, Placeholder("COUNT")]
 Bytes = Annotated[int, Placeholder("BYTES")]
 Seconds = Annotated[float, Placeholder("SECONDS")]
@@ -99,6 +102,47 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, Placeholder("HOST:PORT")] = Field(
         default="127.0.0.1:8002",
         description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.",
+    )
+    tls_cert: OptionalFile = Field(
+        default=None,
+        description="PEM file of the certificate with which listeners at HOST:PORT speak TLS, 1.2 or newer, followed "
+        "by those that it was signed with; unix: ones stay as they are. A changed file is taken for new connections; "
+        "one that cannot be is logged, and the old one stays. Without it calls travel in clear text.",
+    )
+    tls_key: OptionalFile = Field(
+        default=None,
+        validate_default=True,
+        description="PEM file of that certificate's private key, without a password.",
+    )
+    tls_client_ca: OptionalFile = Field(
+        default=None,
+        validate_default=True,
+        description="PEM file of the authorities that certificates of clients must be signed by: then whoever shows "
+        "none of theirs is refused. Re-read as the certificate is. Without it clients are not asked for one.",
+    )
+    metrics_tls_cert: OptionalFile = Field(
+        default=None,
+        description="The same as --tls-cert for the port of the metrics and the live page.",
+    )
+    metrics_tls_key: OptionalFile = Field(
+        default=None, validate_default=True, description="PEM file of that certificate's private key."
+    )
+    metrics_token_file: OptionalFile = Field(
+        default=None,
+        description="File with a token that whoever asks for the metrics or the live page must show, as a bearer token "
+        "or as the password of HTTP Basic, where the user's name does not matter. Re-read when it has changed.",
+    )
+    access_file: OptionalFile = Field(
+        default=None,
+        description="TOML file of the clients that may call, with the hashes of their tokens, their roles, weights and "
+        "quotas (docs/access.md). Re-read when it has changed; a broken one is logged, and what it said before stays. "
+        "Without it everybody who reaches a listener may call everything.",
+    )
+    health_access: HealthAccess = Field(
+        default="open",
+        validate_default=True,
+        description="With --access-file, who may ask whether the server and its models serve: open is everybody, as "
+        "probes and load balancers have no tokens; closed is every client.",
     )
     variant: Annotated[dict[str, str], NoDecode, Placeholder("NAME=VARIANT")] = Field(
         default={},
@@ -241,6 +285,13 @@ class ServerSettings(BaseSettings):
         le=(1 << 31) - 1,
         description="Largest message taken in; larger ones are refused with RESOURCE_EXHAUSTED.",
     )
+    max_arriving_bytes: Bytes = Field(
+        default=64 << 20,
+        ge=1 << 20,
+        description="Memory that messages may take while they are on their way in: when the server has grown by more "
+        "since some were late, by 0.1 s, the oldest of these calls are refused with UNAVAILABLE. So many late messages "
+        "as cannot be larger together are always waited for, and streams as long as the server may take so much more.",
+    )
     max_texts: Count = Field(
         default=1024,
         ge=1,
@@ -265,6 +316,12 @@ class ServerSettings(BaseSettings):
         description="Whether clients of the Open Inference Protocol may register shared memory for their tensors. They "
         "can then have the server read and write all shared memory of this machine that its user may, so auto is on "
         "where every listener is reached from this machine only, and off elsewhere.",
+    )
+    nonfinite_inputs: NonfiniteInputs = Field(
+        default="pass",
+        description="What becomes of requests for models of tensors whose floating numbers hold a NaN or an infinity: "
+        "they are passed on as they are, as some models read a NaN as missing, and infinities as a mask; or refused "
+        "with INVALID_ARGUMENT, which names the tensor. Answers to other requests never change by them.",
     )
     cache_bytes: Bytes = Field(
         default=0,
@@ -345,6 +402,29 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _check_metrics_address(cls, value: str) -> str:
         split_address(value)
+        return value
+
+    @field_validator("tls_key", "metrics_tls_key")
+    @classmethod
+    def _check_pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = str(info.field_name).removesuffix("key") + "cert"
+        if (value is None) != (info.data.get(certificate, value) is None):
+            flag = f"--{certificate.replace('_', '-')}"
+            raise ValueError(f"belongs together with {flag}: give both or neither")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_client_ca(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert", value) is None:
+            raise ValueError("only TLS asks clients for certificates, which takes --tls-cert and --tls-key")
+        return value
+
+    @field_validator("health_access")
+    @classmethod
+    def _check_health_access(cls, value: HealthAccess, info: ValidationInfo) -> HealthAccess:
+        if value == "closed" and info.data.get("access_file", value) is None:
+            raise ValueError("to close health takes --access-file, which says for whom it is open")
         return value
 
     @field_validator("otlp_endpoint")

@@ -50,6 +50,8 @@ class Iteration:
         outcome = batch.outcome
         batch.in_flight = False
         lane.charge(outcome)
+        for entry in outcome.unwanted:
+            entry.call.dead(outcome.now)  # its deadline passed after the dispatcher had looked
         for entry, progress in outcome.progress:
             _tell(entry, progress)
         for sequence in outcome.finished:
@@ -244,7 +246,7 @@ class GenerationLane:
         spent, outcome.spent = outcome.spent, []
         for entry, cpu_seconds, tokens in spent:
             entry.call.terms.spending.add(cpu_seconds)
-            self._shares.charge(entry.call.terms.fairness_key, tokens)
+            self._shares.charge(entry.call.terms.fairness_key, tokens, entry.call.terms.weight)
 
     def replace(self, batch: RunningBatch) -> None:
         """Put an empty batch in the place of one whose state is lost."""

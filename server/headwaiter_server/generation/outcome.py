@@ -78,6 +78,7 @@ class Outcome:
     Attributes:
         facts: What the iteration did.
         now: Its end, on the scheduler's clock.
+        unwanted: Who had gone when it began, or was too late: they have no rows any more.
         progress: What came, for those who watch.
         finished: Whose generation has ended.
         failed: On whom the model failed.
@@ -86,6 +87,7 @@ class Outcome:
 
     facts: IterationFacts
     now: float
+    unwanted: list[GenerationEntry] = field(default_factory=list)
     progress: list[tuple[GenerationEntry, Progress]] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
     failed: list[tuple[GenerationEntry, EngineError]] = field(default_factory=list)
@@ -94,4 +96,4 @@ class Outcome:
     @property
     def left(self) -> list[GenerationEntry]:
         """Who left and is to be answered."""
-        return [*(sequence.entry for sequence in self.finished), *(entry for entry, _ in self.failed)]
+        return [*self.unwanted, *(sequence.entry for sequence in self.finished), *(entry for entry, _ in self.failed)]

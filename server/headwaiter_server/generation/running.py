@@ -90,9 +90,11 @@ class RunningBatch:
         before = (engine.copied_bytes, engine.cpu_seconds, engine.model_seconds)
         there_since = self._ended if self.sequences else min(each.call.submitted for each in self.newcomers)
         facts.wait_seconds = max(0.0, started - max(idle_since, there_since))
-        for sequence in [each for each in self.sequences if each.entry.call.over]:
+        # Calls are answered on the event loop: here their state is only read.
+        for sequence in [each for each in self.sequences if not each.entry.call.wanted(started)]:
+            outcome.unwanted.append(sequence.entry)
             self._leave(sequence)
-        self._seat_newcomers()
+        self._seat_newcomers(started)
         came = self._read_sources(started)
         if stepping := [each for each in self.sequences if each.under_way]:
             engine.close_gaps(stepping)
@@ -111,11 +113,13 @@ class RunningBatch:
         """Count what was spent on everybody who is in it, where its state is lost."""
         self.outcome.spent += [self._spent_on(sequence) for sequence in self.sequences]
 
-    def _seat_newcomers(self) -> None:
+    def _seat_newcomers(self, started: float) -> None:
         """Give newcomers their rows, and what is set aside for them."""
         for entry in self.newcomers:
-            if not entry.call.over:
+            if entry.call.wanted(started):
                 self.sequences.append(self._seated(entry))
+            else:
+                self.outcome.unwanted.append(entry)
         self.newcomers = []
 
     def _seated(self, entry: GenerationEntry) -> Sequence:

@@ -78,7 +78,7 @@ def digest_of(location: BundleLocation) -> str:
         BundleError: They cannot be read.
     """
     if location.problem:
-        raise BundleError(location.problem)
+        raise BundleError(location.problem, location.said)
     setup = read_setup(location.folder.parent)
     if is_bare(location.folder):
         return _with_setup(digest_of_bare(location.folder, setup), setup)
@@ -122,7 +122,7 @@ def build_model(
         BundleError: It cannot be trusted, read or run, or is not what was tried; the message says where and why.
     """
     if location.problem:
-        raise BundleError(location.problem)
+        raise BundleError(location.problem, location.said)
 
     def check(manifest: bundle_pb2.Manifest, chosen: bundle_pb2.Variant) -> None:
         with _located(location.folder / MANIFEST_FILE):
@@ -139,7 +139,8 @@ def build_model(
     _warn_of(setup.beside_policy, location)
     special = manifest.special_tokens
     refused_id = special.unk_id if manifest.refuse_unknown_tokens and special.HasField("unk_id") else None
-    tokenizer = _tokenizer(bundle.tokenizer_json, manifest.limits.max_source_tokens, refused_id)
+    with _located(location.folder):
+        tokenizer = _tokenizer(bundle.tokenizer_json, manifest.limits.max_source_tokens, refused_id)
     listed = {each.role: each for each in bundle.variant.graphs}
 
     def graph(role: bundle_pb2.GraphRole) -> Graph:
@@ -242,4 +243,4 @@ def _located(path: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:
-        raise BundleError(f"{path}: {error}") from error
+        raise error.within(path) from error

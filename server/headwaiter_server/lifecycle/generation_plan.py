@@ -76,7 +76,7 @@ def plan_generation(
         del asked
         _run_largest(model, rows, longest_source)
     except Exception as error:
-        raise BundleError(f"the model {name!r} does not run: {error}") from error
+        raise BundleError(f"the model {name!r} does not run", error) from error
     taken = max(0, resident_bytes() - before)
     run_bytes = cache_bytes + workers * (rows * model.idle_row_bytes(longest_source) + taken)
     return GenerationPlan(model, cache_bytes, memory.add(name, run_bytes, taken, _REMEDY))

@@ -35,7 +35,7 @@ def check_encoder(model: EncoderModel, tokenizer: TextTokenizer, bundle: Bundle)
         problem = _encoder_problem(model, tokenizer, bundle)
     except Exception as error:
         # Whatever a strange graph, file or tokenizer makes a library raise: the bundle does not serve.
-        raise BundleError(f"the model does not run on the golden inputs: {error}") from error
+        raise BundleError("the model does not run on the golden inputs", error) from error
     if problem:
         raise BundleError(problem)
 

@@ -54,7 +54,7 @@ def check_generation(model: GenerationModel, bundle: Bundle) -> None:
         problem = _problem(model, bundle)
     except Exception as error:
         # Whatever a strange graph or file makes numpy or onnxruntime raise: the bundle does not serve.
-        raise BundleError(f"the graphs do not run on the golden inputs: {error}") from error
+        raise BundleError("the graphs do not run on the golden inputs", error) from error
     if problem:
         raise BundleError(problem)
 

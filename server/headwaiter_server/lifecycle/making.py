@@ -136,7 +136,7 @@ class Maker(Generic[Model]):
             with self._known.loading((name, version)):
                 made = await self._tried_and_built(location, variant, at_start=at_start)
         except BundleError as error:
-            self._known.failed((name, version), str(error))
+            self._known.failed((name, version), error.message)
             self._metrics.load_finished(name, loaded=False)
             _log.error("model_failed", model=name, version=version, reason=str(error))
             raise
@@ -146,7 +146,7 @@ class Maker(Generic[Model]):
 
     async def _tried_and_built(self, location: BundleLocation, variant: str, *, at_start: bool) -> Made[Model]:
         if location.problem:
-            raise BundleError(location.problem)
+            raise BundleError(location.problem, location.said)
         try:
             digest = await self._trial.check(location, variant)
             async with self._building:
@@ -156,7 +156,7 @@ class Maker(Generic[Model]):
         except Exception as error:
             # Whatever else a strange model makes a library raise, those that serve go on.
             _log.exception("load_broken", model=location.name, version=location.version)
-            raise BundleError(f"{location.folder}: {type(error).__name__}: {error}") from error
+            raise BundleError(f"{location.folder}: it cannot be loaded", f"{type(error).__name__}: {error}") from error
 
     async def _build(self, location: BundleLocation, variant: str, *, tried: str, at_start: bool) -> Made[Model]:
         versions = self._catalog.versions(location.name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Awaitable, Collection, Mapping
 from functools import partial
@@ -20,7 +22,10 @@ from headwaiter_server.lifecycle.repository import BundleLocation, ModelFolder, 
 from headwaiter_server.lifecycle.states import Files, IndexEntry, Known, State
 from headwaiter_server.lifecycle.trial import Check
 from headwaiter_server.lifecycle.turns import Turns
+from headwaiter_server.log import get_logger
 from headwaiter_server.metrics import Metrics
+
+_log = get_logger(__name__)
 
 
 class SetServing(Protocol):
@@ -75,6 +80,7 @@ class Manager(Generic[Model]):
         self._maker = Maker(workshop, trial, catalog, metrics, self._known, variants)
         self._chosen: dict[str, VersionPolicy] = {}
         self._drains = Drains(workshop, catalog, self._known)
+        self._own_place = _mentions_of(repository)
 
     async def start(self, *, allow_partial: bool, chosen: Collection[str] | None = None) -> list[ModelFolder]:
         """Load what is to serve from the beginning.
@@ -106,7 +112,7 @@ class Manager(Generic[Model]):
                     made = await self._maker.make(location, at_start=True)
                 except BundleError as error:
                     if not allow_partial:
-                        raise BundleError(f"model {location.name!r} failed to load: {error}") from error
+                        raise error.within(f"model {location.name!r} failed to load") from error
                     failing = True
                     continue
                 await self._take_over(location.name, [made], ())
@@ -166,7 +172,7 @@ class Manager(Generic[Model]):
         serving = {(model.name, model.version) for model in self._catalog.placed()}
         self._known.keep_only(found | serving)
         return [
-            IndexEntry(*key, self.state(*key), self._known.reason(key) or problems.get(key, ""))
+            IndexEntry(*key, self.state(*key), self._for_callers(self._known.reason(key) or problems.get(key, "")))
             for key in sorted(found | serving)
         ]
 
@@ -196,7 +202,8 @@ class Manager(Generic[Model]):
                 self._metrics.load_forgotten(name)
             raise
         except BundleError as error:
-            raise ModelLoadError(str(error)) from error
+            _log.error("repository_unreadable", reason=str(error))
+            raise ModelLoadError(self._for_callers(error.message)) from error
 
     async def _load(self, name: str, policy: VersionPolicy | None) -> None:
         began = time.monotonic()
@@ -210,7 +217,7 @@ class Manager(Generic[Model]):
                     if not await self._serves(location):
                         made.append(await self._maker.make(location))
                 except BundleError as error:
-                    failures.append(str(error))
+                    failures.append(self._for_callers(error.message))
         except asyncio.CancelledError:
             for each in made:
                 self._workshop.discard(each.model)
@@ -236,7 +243,7 @@ class Manager(Generic[Model]):
             try:
                 policy = await asyncio.to_thread(folder.policy, self._policies)
             except BundleError as error:
-                return None, [BundleLocation(folder.name, 0, folder.folder, str(error))]
+                return None, [BundleLocation(folder.name, 0, folder.folder, error.message, said=error.said)]
         self._known.folder_read(folder.name)
         return policy, folder.bundles(policy)
 
@@ -281,6 +288,20 @@ class Manager(Generic[Model]):
         self._chosen.pop(name, None)
         await self._drains.over(name)
 
+    def _for_callers(self, message: str) -> str:
+        """A message with names relative to the model repository: where that lies is not for callers to know."""
+        return self._own_place.sub(lambda found: "" if found[0].endswith(os.sep) else "the model repository", message)
+
     def _check_names(self, folders: Collection[ModelFolder], setting: str, names: Collection[str]) -> None:
         if unknown := sorted(set(names) - {folder.name for folder in folders}):
             raise ConfigError(f"--{setting} names no model of {self._repository}: {', '.join(unknown)}")
+
+
+def _mentions_of(repository: Path) -> re.Pattern[str]:
+    """Finds where a model repository lies in messages, with the separator behind it before a name in it."""
+    place = re.escape(str(repository))
+    before, inside = r"(?<![\w./-])", f"{os.sep}+"
+    if os.sep in str(repository):
+        return re.compile(rf"{before}{place}(?:{inside}|(?!-|\.?\w))")
+    # A plain word, such as `models`, is one of the sentence but at its beginning and its end.
+    return re.compile(rf"{before}{place}(?:{inside}|$)|^{place}(?!-|\.?\w)")

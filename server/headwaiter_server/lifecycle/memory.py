@@ -5,12 +5,14 @@ A server that is killed in its busiest minute is worse than one that does not st
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwaiter_server.config import AUTO, ServerSettings
 from headwaiter_server.cpu import CGROUP_ROOT, OWN_CGROUP, own_cgroups, read_text
 from headwaiter_server.errors import BundleError
 from headwaiter_server.log import get_logger
@@ -46,9 +48,21 @@ def container_limit_bytes(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OW
     return min((limit for limit in limits if limit < machine), default=None)
 
 
+def memory_limit_bytes(settings: ServerSettings) -> int | None:
+    """Memory that this process may take; None for no limit but the machine's."""
+    return container_limit_bytes() if settings.memory_limit_bytes == AUTO else settings.memory_limit_bytes
+
+
 def resident_bytes() -> int:
     """Memory that this process holds now."""
-    return int(read_text(_OWN_PAGES).split()[1]) * resource.getpagesize()
+    # Asked for most where descriptors may run out: the file stays open.
+    return int(os.pread(_pages_of(os.getpid()), 100, 0).split()[1]) * resource.getpagesize()
+
+
+@functools.cache
+def _pages_of(_process: int) -> int:
+    # By its number, as a forked process has its parent's open files.
+    return os.open(_OWN_PAGES, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def room_bytes(limit_bytes: int | None, machine: Path = _MACHINE_MEMORY) -> int:

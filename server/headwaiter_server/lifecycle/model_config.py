@@ -109,11 +109,19 @@ def read_setup(model_folder: Path) -> ModelSetup:
     try:
         return parse_setup(read_file(path, _MOST_BYTES), model_folder.name)
     except _WrongSetupError as error:
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{path}: {error}", error.said) from error
 
 
 class _WrongSetupError(Exception):
-    """A configuration is no configuration, or asks for what this server does not do."""
+    """A configuration is no configuration, or asks for what this server does not do.
+
+    Attributes:
+        said: What the parser said to it.
+    """
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 def parse_setup(text: bytes, model: str) -> ModelSetup:
@@ -130,7 +138,7 @@ def parse_setup(text: bytes, model: str) -> ModelSetup:
     try:
         text_format.Parse(text.decode(), config)
     except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise _WrongSetupError(_in_words(error)) from error
+        raise _unparsed(error) from error
     ignored = []
     for field, value in _fields("", config):
         rule = _RULES.get(field)
@@ -158,13 +166,16 @@ def parse_setup(text: bytes, model: str) -> ModelSetup:
     )
 
 
-def _in_words(error: Exception) -> str:
+def _unparsed(error: Exception) -> _WrongSetupError:
     """What is wrong with a text that is no configuration; a field that we have no place for is named like others."""
     unknown = _NO_SUCH_FIELD.search(str(error))
-    if unknown is None:
-        return str(error) or type(error).__name__
-    field = unknown[1]
-    return f"{field}: {'this server does not do that' if field in _NOT_OURS else 'there is no such field'}"
+    if unknown is not None:
+        field = unknown[1]
+        problem = "this server does not do that" if field in _NOT_OURS else "there is no such field"
+        return _WrongSetupError(f"{field}: {problem}")
+    line = error.GetLine() if isinstance(error, text_format.ParseError) else None
+    where = "" if line is None else f", from line {line} on"
+    return _WrongSetupError(f"it is no configuration{where}", str(error) or type(error).__name__)
 
 
 def _fields(prefix: str, message: Message) -> Iterator[tuple[str, Any]]:

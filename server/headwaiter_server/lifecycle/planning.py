@@ -169,7 +169,7 @@ class Planner:
         except BundleError:
             raise
         except Exception as error:
-            raise BundleError(f"the model {subject.name!r} does not run: {error}") from error
+            raise BundleError(f"the model {subject.name!r} does not run", error) from error
         plan = self._overridden(plan, subject)
         if plan.lone_tokens is None:
             lone_model = None

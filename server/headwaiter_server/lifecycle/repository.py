@@ -28,6 +28,7 @@ class BundleLocation:
         folder: The bundle.
         problem: Why there is none after all; loading it says so.
         stamp: Changes when its files do.
+        said: What else is known of the problem, for the log alone; see `BundleError`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class BundleLocation:
     folder: Path
     problem: str = ""
     stamp: str = field(default="", compare=False)
+    said: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _look_into(folder: Path) -> ModelFolder:
         return ModelFolder(folder.name, folder, {}, str(error))
     problem = ""
     if not versions and _is_version(folder.name):
-        problem = f"{folder} is itself a version: the repository is {folder.parent.parent}, one level up"
+        problem = f"{folder} is itself a version: the repository is one level above {folder.parent}"
     elif not versions:
         problem = f"{folder} holds no version: expected a folder named by a positive number, such as 1"
     return ModelFolder(folder.name, folder, versions, problem, _stamp(others))

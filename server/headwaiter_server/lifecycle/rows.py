@@ -43,11 +43,13 @@ class Verdict:
         signature: The model's, with what was found out about its rows.
         remark: The same in words.
         runs: Whether it ran at all.
+        said: What onnxruntime said to it, for the log alone; see `BundleError`.
     """
 
     signature: Signature
     remark: str
     runs: bool = True
+    said: str = ""
 
 
 def examples(graph: TensorGraph, signature: Signature, reshapes: Mapping[str, tuple[int, ...]]) -> Tensors:
@@ -98,10 +100,9 @@ def judged(model: TensorModel, example: Tensors, *, certain: bool) -> Verdict:
         alone = [_answers(model, [row])[0] for row in rows]
     except Exception as error:
         if certain:
-            raise BundleError(f"the graph does not run on the golden rows: {error}") from error
-        return Verdict(
-            unjoined, f"the graph does not run on random rows, so each request runs alone: {error}", runs=False
-        )
+            raise BundleError("the graph does not run on the golden rows", error) from error
+        remark = "the graph does not run on random rows, so each request runs alone"
+        return Verdict(unjoined, remark, runs=False, said=str(error))
     if any(answer.shape[:1] != (1,) for answers in alone for answer in answers.values()):
         return Verdict(
             replace(unjoined, max_batch_size=0), "the first axis is none of rows: one row is not answered by one row"
@@ -109,9 +110,8 @@ def judged(model: TensorModel, example: Tensors, *, certain: bool) -> Verdict:
     try:
         together = _answers(model, rows)
     except Exception as error:  # noqa: BLE001 - whatever a graph does not like about it
-        return Verdict(
-            replace(unjoined, max_batch_size=1), f"the graph does not run on {len(rows)} rows, but one by one: {error}"
-        )
+        remark = f"the graph does not run on {len(rows)} rows, but one by one"
+        return Verdict(replace(unjoined, max_batch_size=1), remark, said=str(error))
     reason = _reason_against(model, rows, alone, together)
     if reason:
         return Verdict(unjoined, f"{reason}: rows of several requests are never joined")
@@ -133,7 +133,7 @@ def check_golden(model: TensorModel, example: Tensors, expected: Mapping[str, Ar
         }
     except Exception as error:
         # Whatever a strange file makes numpy or onnxruntime raise: the bundle does not serve.
-        raise BundleError(f"the golden answers cannot be compared: {error}") from error
+        raise BundleError("the golden answers cannot be compared", error) from error
     for name, difference in differences.items():
         limit = _HALF_GOLDEN_TOLERANCE if datatypes[name] in _HALVES else _GOLDEN_TOLERANCE
         if not difference <= limit:  # not <=: a NaN is no match

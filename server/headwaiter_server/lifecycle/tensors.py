@@ -37,7 +37,7 @@ class BuiltTensors:
         build: Makes the same of its graph, opened anew.
         rows: So many rows, as a request would hold them; of a model without rows, its one example.
         runs: Whether it runs on its examples: a model without golden rows may not like random ones.
-        remarks: What was found out, in words for people.
+        remarks: What was found out, in words for people, for the log alone.
     """
 
     model: TensorModel
@@ -78,7 +78,7 @@ def build_tensors(
         and setup.max_batch_size
         and verdict.signature.max_batch_size != setup.max_batch_size
     ):
-        raise BundleError(f"max_batch_size: is {setup.max_batch_size}, but {verdict.remark}")
+        raise BundleError(f"max_batch_size: is {setup.max_batch_size}, but {verdict.remark}", verdict.said)
     if verdict.signature.max_batch_size != signature.max_batch_size:
         # Its first axis turned out to be none of rows: it has another signature altogether.
         without = replace(setup, max_batch_size=None)
@@ -96,7 +96,7 @@ def build_tensors(
         partial(TensorModel, signature=signature, reshapes=reshapes),
         partial(_request_of, signature, example),
         verdict.runs,
-        (*_unexposed(graph, signature), verdict.remark),
+        (*_unexposed(graph, signature), f"{verdict.remark}: {verdict.said}" if verdict.said else verdict.remark),
     )
 
 
@@ -125,7 +125,7 @@ def _as_requested(given: Tensors, signature: Signature, reshapes: Mapping[str, t
     try:
         return {name: array.reshape((*array.shape[:leading], *shapes[name])) for name, array in given.items()}
     except ValueError as error:
-        raise BundleError(f"the golden rows are not of the shapes of the configuration: {error}") from error
+        raise BundleError("the golden rows are not of the shapes of the configuration", error) from error
 
 
 def _check_listed(listed: bundle_pb2.Graph, graph: TensorGraph) -> None:

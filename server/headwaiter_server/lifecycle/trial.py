@@ -19,11 +19,11 @@ from headwaiter_server.cpu import describe_cpus
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import digest_of
 from headwaiter_server.lifecycle.load_thread import on_load_thread
-from headwaiter_server.lifecycle.memory import container_limit_bytes, room_bytes
+from headwaiter_server.lifecycle.memory import memory_limit_bytes, room_bytes
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.trial_host import TrialHost, TrialReport
 from headwaiter_server.lifecycle.trial_records import TrialMachine, TrialRecords
-from headwaiter_server.lifecycle.trying import DOING, NO_MEMORY, REFUSED, TRIED, tells_of_memory
+from headwaiter_server.lifecycle.trying import DOING, NO_MEMORY, REFUSED, SAID, TRIED, tells_of_memory
 from headwaiter_server.log import get_logger
 
 _log = get_logger(__name__)
@@ -104,7 +104,7 @@ class Trials:
             raise
         except Exception as error:
             # A folder that may not be entered, a configuration that no parser foresaw.
-            raise BundleError(f"{location.folder} cannot be read: {error}") from error
+            raise BundleError(f"{location.folder} cannot be read", error) from error
         if await asyncio.to_thread(self._records.has, digest, variant):
             return digest
         digest = await self._try(location, variant)
@@ -132,18 +132,18 @@ class Trials:
                     self._limit_seconds + _BACKSTOP_SECONDS,
                 )
             except BundleError as error:
-                raise BundleError(f"{location.folder}: {error}") from error
+                raise error.within(location.folder) from error
             finally:
                 self._running -= 1
                 self._rest()
         last = report.steps[-1] if report.steps else {}
         if REFUSED in last:  # which says where
-            raise BundleError(last[REFUSED])
+            raise BundleError(last[REFUSED], last.get(SAID, ""))
         if NO_MEMORY in last or (os.WIFSIGNALED(report.status) and tells_of_memory(report.said)):
             raise BundleError(f"{location.folder}: it does not fit into the {memory_bytes >> 20} MiB left for it")
         if TRIED not in last:
             doing = last.get(DOING, "its process started")
-            raise BundleError(f"{location.folder}: {_ending(report, self._limit_seconds)} while {doing}")
+            raise BundleError(f"{location.folder}: {_ending(report, self._limit_seconds)} while {doing}", report.said)
         return last[TRIED]
 
     async def close(self) -> None:
@@ -187,7 +187,7 @@ def open_trials(settings: ServerSettings, runtime_version: str) -> Check:
     """
     if settings.trial_loads == "off":
         return NoTrials()
-    limit = container_limit_bytes() if settings.memory_limit_bytes == AUTO else settings.memory_limit_bytes
+    limit = memory_limit_bytes(settings)
     folder = user_cache_folder() if settings.calibration_cache == AUTO else settings.calibration_cache
     machine = TrialMachine(describe_cpus(), runtime_version, version("headwaiter"))
     return Trials(
@@ -208,5 +208,4 @@ def _ending(report: TrialReport, limit_seconds: float) -> str:
     if number == signal.SIGKILL:
         return "the process in which it was tried was killed, most likely for want of memory,"
     how = f"crashed ({signal.strsignal(number)})" if number else "ended"
-    said = f", saying {report.said!r}," if report.said else ""
-    return f"the process in which it was tried {how}{said}"
+    return f"the process in which it was tried {how}"

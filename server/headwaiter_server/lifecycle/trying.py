@@ -17,6 +17,7 @@ from headwaiter_server.model.onnx import OnnxGraph
 DOING = "doing"
 TRIED = "tried"
 REFUSED = "refused"
+SAID = "said"
 NO_MEMORY = "no_memory"
 
 # How onnxruntime and the tokenizers say it, which know no class of their own for that.
@@ -53,8 +54,8 @@ def try_model(request: Mapping[str, Any], step: Step) -> None:
             step({NO_MEMORY: ""})
             return
         if not isinstance(error, BundleError):
-            error = BundleError(f"{location.folder}: {type(error).__name__}: {error}")
-        record = {REFUSED: str(error)}
+            error = BundleError(f"{location.folder}: it cannot be loaded", f"{type(error).__name__}: {error}")
+        record = {REFUSED: error.message, SAID: error.said}
     step(record)
 
 

@@ -46,7 +46,7 @@ def warm_up(built: BuiltModel) -> None:
             _warm_generation(body, tiresome, built.manifest.limits.max_source_tokens)
     except Exception as error:
         # Whatever a strange graph makes numpy or onnxruntime raise.
-        raise BundleError(f"{built.location.folder}: it does not run: {error}") from error
+        raise BundleError(f"{built.location.folder}: it does not run", error) from error
 
 
 def _tiresome(tokenizer: TextTokenizer) -> Iterator[Encoding]:

@@ -236,6 +236,12 @@ EVENT_LOOP_LAG_SECONDS = _gauge(
     "How late the event loop was for its last turn of once a second or, if it is late now, by how much.",
     unit="seconds",
 )
+EVENT_LOOP_TASKS = _gauge(
+    "event_loop_tasks",
+    "Asyncio tasks that are not done, counted once a second: a few for each call and stream, and a few of the server's "
+    "own.",
+    unit="tasks",
+)
 
 # What is served, and how it was planned.
 BUILD_INFO = _gauge(
@@ -321,6 +327,36 @@ CACHE_BYTES = _gauge("cache_bytes", "Memory that remembered answers take.", unit
 CACHE_LIMIT_BYTES = _gauge("cache_limit_bytes", "Memory that they may take; none while none are kept.", unit="bytes")
 CACHE_EVICTIONS = _counter("cache_evictions_total", "Remembered answers that gave way to newer ones.", unit="answers")
 
+# TLS; the label is grpc or metrics.
+TLS_CERTIFICATE_EXPIRY = _gauge(
+    "tls_certificate_expiry_timestamp_seconds",
+    "When the certificate that a port shows expires, in Unix time; none where it speaks clear text.",
+    "listener",
+    unit="seconds",
+)
+TLS_RELOAD_FAILING = _gauge(
+    "tls_reload_failing",
+    "Whether the files of a port's certificate were changed to what cannot be taken, and the last one is still shown: "
+    "1 if so, else 0.",
+    "listener",
+    unit="",
+)
+
+# Who may call.
+CLIENT_REQUESTS = _counter(
+    "client_requests_total",
+    "Calls answered, by the client of the access file that called; none where everybody may.",
+    "client",
+    "code",
+    unit="calls",
+)
+ACCESS_RELOAD_FAILING = _gauge(
+    "access_reload_failing",
+    "Whether the access file was changed to what cannot be taken, and what it said before is still in force: 1 if so, "
+    "else 0.",
+    unit="",
+)
+
 # As docs/metrics.md shows them.
 GROUPS: Mapping[str, tuple[Definition, ...]] = {
     "Calls": (
@@ -337,13 +373,15 @@ GROUPS: Mapping[str, tuple[Definition, ...]] = {
     ),
     "How full the server is": (
         SATURATION, WORKERS, WORKER_BUSY_SECONDS, QUEUE_DEPTH, RUNNING_TEXTS, PREDICTED_WAIT_SECONDS, CALLS_HELD,
-        CALLS_LIMIT, WAITING_TEXTS_HELD, WAITING_TEXTS_LIMIT, EVENT_LOOP_LAG_SECONDS,
+        CALLS_LIMIT, WAITING_TEXTS_HELD, WAITING_TEXTS_LIMIT, EVENT_LOOP_LAG_SECONDS, EVENT_LOOP_TASKS,
     ),
     "Models and versions": (
         BUILD_INFO, MODEL_INFO, MODELS_LOADED, MODEL_LOADS, MODEL_LOAD_FAILING, MODEL_LOAD_SECONDS, MODEL_SWAP_SECONDS,
         MODEL_UNLOADS, MODEL_MEMORY_BYTES, MEMORY_LIMIT_BYTES, COST_CORRECTION, *CALIBRATION.values(),
     ),
     "Remembered answers": (CACHE_REQUESTS, CACHE_ENTRIES, CACHE_BYTES, CACHE_LIMIT_BYTES, CACHE_EVICTIONS),
+    "Certificates": (TLS_CERTIFICATE_EXPIRY, TLS_RELOAD_FAILING),
+    "Access": (CLIENT_REQUESTS, ACCESS_RELOAD_FAILING),
 }  # fmt: skip
 ALL: tuple[Definition, ...] = tuple(itertools.chain.from_iterable(GROUPS.values()))
 

@@ -1,4 +1,4 @@
-"""How late an event loop is: what everything on it waits for before it is even looked at."""
+"""How late an event loop is, what everything on it waits for before it is even looked at; and how many tasks it has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ _INTERVAL_SECONDS = 1.0
 
 
 class LoopLag:
-    """Asks the running loop for a turn once a second, and notes how late it comes."""
+    """Asks the running loop for a turn once a second, and notes how late it comes, and the tasks that there are.
+
+    Attributes:
+        tasks: Tasks that were not done at the last turn.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Set up, asking nothing yet.
@@ -18,6 +22,7 @@ class LoopLag:
         Args:
             clock: Seconds.
         """
+        self.tasks = 0
         self._clock = clock
         self._due = float("inf")
         self._last_seconds = 0.0
@@ -43,4 +48,5 @@ class LoopLag:
 
     def _turn(self) -> None:
         self._last_seconds = max(0.0, self._clock() - self._due)
+        self.tasks = len(asyncio.all_tasks())
         self.start()

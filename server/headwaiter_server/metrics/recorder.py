@@ -15,7 +15,7 @@ from headwaiter_server.metrics.answered import AnsweredCalls
 from headwaiter_server.metrics.definitions import Definition
 from headwaiter_server.metrics.series import Histograms, LabelValues, Numbers, metric_of
 
-# What a watched metric says when it is asked: its value or, of one with the label `model`, its value for each.
+# What a watched metric says when it is asked: its value or, of one with a label such as `model`, its value for each.
 Reading = float | Mapping[str, float]
 
 
@@ -35,6 +35,7 @@ class CallFacts:
         inference_seconds: Longest time of its texts in runs; None if none ran.
         deadline_met: Whether it was answered in the time it had; None if it had no deadline, or ended by neither.
         trace_id: Of the trace that it is a sampled part of, in hexadecimal; None if there is none.
+        client: Who called; None where that is not asked.
     """
 
     method: str
@@ -48,6 +49,7 @@ class CallFacts:
     inference_seconds: float | None = None
     deadline_met: bool | None = None
     trace_id: str | None = None
+    client: str | None = None
 
 
 class Metrics:
@@ -72,6 +74,7 @@ class Metrics:
         self._watched: dict[str, Callable[[], Reading]] = {}
         self.requests = AnsweredCalls()
         self._families[definitions.REQUESTS.name] = self.requests
+        self.client_requests = self._numbers(definitions.CLIENT_REQUESTS)
         self.requests_started = self._numbers(definitions.REQUESTS_STARTED)
         self.request_seconds = self._histograms(definitions.REQUEST_SECONDS)
         self.tokenize_seconds = self._histograms(definitions.TOKENIZE_SECONDS)
@@ -127,6 +130,8 @@ class Metrics:
         method, model = facts.method, (facts.model,)
         self.requests[(method, facts.model, facts.version, facts.code)] += 1
         self.request_seconds[(method, facts.model)].observe(facts.seconds, facts.trace_id)
+        if facts.client is not None:
+            self.client_requests[(facts.client, facts.code)] += 1
         if facts.texts:
             self.texts[model] += facts.texts
         if facts.tokenize_seconds is not None:
@@ -283,7 +288,7 @@ class Metrics:
         self._build_info[(version, onnxruntime, platform.python_version())] = 1
 
     def watch(self, definition: Definition, read: Callable[[], Reading]) -> None:
-        """Have a gauge or counter without labels, or with the label `model`, read when it is asked for.
+        """Have a gauge or counter without labels, or with one such as `model`, read when it is asked for.
 
         Args:
             definition: Which one.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from headwaiter_server.metrics.endpoint import Request, Response
+from headwaiter_server.metrics.messages import Request, Response
 
 # So many scrapers as want to may ask: this is all the work they can cause.
 _SHARED_SECONDS = 0.25

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from headwaiter_server.metrics.endpoint import Request, Response, Route
 from headwaiter_server.metrics.live import answer
+from headwaiter_server.metrics.messages import Request, Response, Route
 from headwaiter_server.metrics.sampling import Sampler
 from headwaiter_server.metrics.situation import Situation
 

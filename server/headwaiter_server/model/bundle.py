@@ -105,7 +105,7 @@ def _parse_manifest(path: Path, content: bytes) -> bundle_pb2.Manifest:
         manifest = json_format.Parse(_parse_text(path, content), bundle_pb2.Manifest())
     except (json_format.ParseError, RecursionError, ValueError) as error:
         # Of the parser's own class are most of them; not those for brackets too deep and numbers too long.
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{path} is no manifest that this server reads", error) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(f"{path}: format_version {manifest.format_version}; this server reads {FORMAT_VERSION}")
     return manifest
@@ -125,7 +125,7 @@ def _parse_text(path: Path, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{path} is no text in UTF-8", error) from error
 
 
 def _parse_golden(path: Path, content: bytes) -> dict[str, Array]:
@@ -135,7 +135,7 @@ def _parse_golden(path: Path, content: bytes) -> dict[str, Array]:
             return {name: archive[name] for name in archive.files}
     except Exception as error:
         # A damaged archive makes zipfile, zlib and numpy raise nearly anything.
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{path} is no archive that can be read", error) from error
 
 
 def _check_unfolded(archive: bytes) -> None:

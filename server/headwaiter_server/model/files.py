@@ -82,8 +82,8 @@ def _opened(path: Path, most_bytes: int, expected_bytes: int | None = None) -> I
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             raise BundleError(f"{path} is a symbolic link") from error
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise BundleError(f"{path} cannot be read: {reason or error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "its name is none"
+        raise BundleError(f"{path} cannot be read: {reason}") from error
 
 
 def _open(path: str, flags: int) -> int:

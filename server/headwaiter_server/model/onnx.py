@@ -106,7 +106,7 @@ class OnnxGraph:
         except Exception as error:
             # onnxruntime has a class for each of its status codes, and only RuntimeError's ancestors in common.
             reason = _MEMORY_FILE.sub("it", str(error))
-            raise BundleError(f"onnxruntime cannot load {name}: {reason}") from error
+            raise BundleError(f"onnxruntime cannot load {name}", reason) from error
         if opened._bf16 and not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
             raise BundleError(f"{name} takes or gives BF16, which onnxruntime {RUNTIME_VERSION} cannot be given")
         # What runs with BF16 has no texts, and what runs with texts gives no BF16.

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from headwaiter_proto.v1 import bundle_pb2
 
 from headwaiter_server.batching.task import Answer, EncodingTask
+from headwaiter_server.config import NonfiniteInputs
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel, task_name
@@ -142,6 +143,7 @@ class Core:
         metrics: Metrics,
         max_texts: int,
         cache: ResponseCache | None = None,
+        nonfinite_inputs: NonfiniteInputs = "pass",
     ) -> None:
         """Set up.
 
@@ -151,12 +153,14 @@ class Core:
             metrics: Where what was done is recorded.
             max_texts: Most texts of a call.
             cache: Remembers answers; None if none is.
+            nonfinite_inputs: What becomes of tensors that hold a NaN or an infinity.
         """
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._cache = cache
         self.metrics = metrics
         self.max_texts = max_texts
+        self.nonfinite_inputs = nonfinite_inputs
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -34,11 +34,19 @@ class TokenizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenizationReply:
-    """The answer to a `TokenizationRequest`, texts in order."""
+    """The answer to a `TokenizationRequest`, texts in order.
+
+    Attributes:
+        model: Whose tokenizer answered.
+        tokens: Of each text.
+        tokenize_seconds: How long that took.
+        characters: Of all texts together: what it takes to write their tokens down grows with them.
+    """
 
     model: ServedModel
     tokens: list[Tokens]
     tokenize_seconds: float
+    characters: int
 
 
 async def tokenize(core: Core, permit: Permit, terms: Terms, request: TokenizationRequest) -> TokenizationReply:
@@ -57,4 +65,4 @@ async def tokenize(core: Core, permit: Permit, terms: Terms, request: Tokenizati
     tokens = await core.read(terms.spending, encode, len(texts), characters)
     ended = core.clock()
     terms.trail.read(started, ended, sum(len(each.ids) for each in tokens))
-    return TokenizationReply(model, tokens, ended - started)
+    return TokenizationReply(model, tokens, ended - started, characters)

@@ -7,14 +7,19 @@ from typing import Any
 
 import grpc
 
-from headwaiter_server.errors import InvalidRequestError
+from headwaiter_server.access.clients import Client
+from headwaiter_server.access.roles import Role
+from headwaiter_server.errors import InvalidRequestError, NotAllowedError
 from headwaiter_server.lifecycle.catalog import ServedModel
+from headwaiter_server.log import get_logger
 from headwaiter_server.metrics import OTHER, CallFacts, Metrics
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.pipeline import Timings
 from headwaiter_server.rpc.status import Metadata
 from headwaiter_server.scheduling.calls import DEFAULT_PRIORITY, NO_DEADLINE, Terms
 from headwaiter_server.tracing import CallEnd, CallSpan
+
+_log = get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, bytes]
 
@@ -50,6 +55,9 @@ class Crossing:
         batch_tokens: Most tokens of any of its runs.
         unreachable: Whether it was refused because it would have been answered too late.
         span: What is told of it, if it is traced.
+        client: Who calls; None where everybody may.
+        paid: Whether it was counted against that client's quota of calls, of a message of a stream.
+        paid_texts: Likewise, its texts against that of texts.
         trailers: What its trailing metadata says when it is answered well.
     """
 
@@ -66,6 +74,9 @@ class Crossing:
     batch_tokens: int | None = None
     unreachable: bool = False
     span: CallSpan | None = None
+    client: Client | None = None
+    paid: bool = False
+    paid_texts: bool = False
     trailers: Metadata = ()
 
     def recognize(self, model: ServedModel, rows: int = 0) -> None:
@@ -88,8 +99,23 @@ class Crossing:
         """
         terms = self.terms
         deadline = NO_DEADLINE if timeout_seconds is None else terms.arrived + timeout_seconds
+        if self.client is not None and priority:
+            priority = max(priority, self.client.highest_priority)
         self.terms = replace(terms, deadline=min(deadline, terms.deadline), priority=priority or terms.priority)
         self.terms.trail.span = self.span
+
+    def require(self, role: Role, what: str) -> None:
+        """Have only clients do something that have a role.
+
+        Args:
+            role: The role.
+            what: What it is for.
+
+        Raises:
+            NotAllowedError: Who calls has it not.
+        """
+        if self.client is not None and role not in self.client.roles:
+            raise NotAllowedError(f"the client {self.client.name} may not {what}: that takes the role {role}")
 
     def recorded(self, timings: Timings) -> None:
         """Learn where the time went."""
@@ -100,7 +126,7 @@ class Crossing:
         self.batch_tokens = timings.batch_tokens
 
     def finish(self, method: str, code: grpc.StatusCode, ended: float, metrics: Metrics) -> None:
-        """Record the call, once its answer is out.
+        """Record the call, once its answer is out. A fault in that is logged, and is nothing to the call.
 
         Args:
             method: `package.Service/Method`.
@@ -108,28 +134,32 @@ class Crossing:
             ended: Now, on the scheduler's clock.
             metrics: Where it is recorded.
         """
-        seconds = ended - self.terms.arrived
-        if self.rows:
-            self._count(code, seconds, ended)
-        metrics.call_finished(
-            CallFacts(
-                method=method,
-                model=self.model,
-                version=self.version,
-                code=code.name,
-                seconds=seconds,
-                texts=self.texts,
-                tokenize_seconds=self.tokenize_seconds,
-                queue_seconds=self.queue_seconds,
-                inference_seconds=self.inference_seconds,
-                deadline_met=self._deadline_met(code, ended),
-                trace_id=self.span.trace_id if self.span is not None else None,
+        try:
+            seconds = ended - self.terms.arrived
+            if self.rows:
+                self._count(code, seconds, ended)
+            metrics.call_finished(
+                CallFacts(
+                    method=method,
+                    model=self.model,
+                    version=self.version,
+                    code=code.name,
+                    seconds=seconds,
+                    texts=self.texts,
+                    tokenize_seconds=self.tokenize_seconds,
+                    queue_seconds=self.queue_seconds,
+                    inference_seconds=self.inference_seconds,
+                    deadline_met=self._deadline_met(code, ended),
+                    trace_id=self.span.trace_id if self.span is not None else None,
+                    client=self.client.name if self.client is not None else None,
+                )
             )
-        )
-        if code is not grpc.StatusCode.OK and (reason := _WASTED_AS.get(code)) is not None:
-            model = self.model
-            self.terms.spending.write_off(lambda seconds: metrics.cpu_wasted(model, reason=reason, seconds=seconds))
-        self._finish_span(code, ended)
+            if code is not grpc.StatusCode.OK and (reason := _WASTED_AS.get(code)) is not None:
+                model = self.model
+                self.terms.spending.write_off(lambda seconds: metrics.cpu_wasted(model, reason=reason, seconds=seconds))
+            self._finish_span(code, ended)
+        except Exception:  # noqa: BLE001 - the call has its answer, and gRPC would tell its caller of this
+            _log.exception("recording_failed", method=method)
 
     def _count(self, code: grpc.StatusCode, seconds: float, ended: float) -> None:
         """Count a call that asked for inference among those of its model."""
@@ -190,12 +220,13 @@ def cancelled_code(crossing: Crossing, now: float) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
-def terms_of(started: float, context: Context) -> Terms:
+def terms_of(started: float, context: Context, client: Client | None = None) -> Terms:
     """What the caller asks of the scheduler, by its deadline and metadata.
 
     Args:
         started: When the call arrived, on the scheduler's clock.
         context: The call.
+        client: Who calls. Its fair share is its own, whatever key the metadata has, and its level is bounded.
 
     Raises:
         InvalidRequestError: The metadata cannot be understood.
@@ -207,7 +238,10 @@ def terms_of(started: float, context: Context) -> Terms:
             priority = _parse_priority(str(value))
         elif name == FAIRNESS_KEY:
             key = str(value)[:_MAX_FAIRNESS_KEY_LENGTH]
-    return Terms(started, NO_DEADLINE if remaining is None else started + remaining, priority, key)
+    deadline = NO_DEADLINE if remaining is None else started + remaining
+    if client is None:
+        return Terms(started, deadline, priority, key)
+    return Terms(started, deadline, max(priority, client.highest_priority), client.name, client.weight)
 
 
 def _parse_priority(value: str) -> int:

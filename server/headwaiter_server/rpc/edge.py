@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import grpc
 
+from headwaiter_server.access.gate import Gate
 from headwaiter_server.errors import DeadlineUnreachableError, DrainingError, InvalidRequestError
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import (
@@ -47,6 +48,7 @@ class Edge:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         tracing: Tracing | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Set up.
 
@@ -55,10 +57,12 @@ class Edge:
             metrics: Where calls are recorded.
             clock: The scheduler's clock.
             tracing: Told of calls that are traced; None if none is.
+            gate: Who may call what; None lets everybody call everything.
         """
         self._admission = admission
         self._metrics = metrics
         self._tracing = tracing
+        self._gate = gate
         self._streams: set[MessageStream] = set()
         self._leaving: DrainingError | None = None
         self.clock = clock
@@ -103,10 +107,11 @@ class Edge:
         self,
         name: str,
         method: Callable[[bytes, Permit, Crossing, Context], Awaitable[Answer]],
-        admit: Callable[[int], Permit],
+        admit: Callable[[int, str, float], Permit],
     ) -> Callable[[bytes, Context], Awaitable[Answer]]:
         """What calls of one message cross, whatever they are answered with."""
         self._metrics.method_offered(name)
+        door = None if self._gate is None else self._gate.door(name)
 
         async def handle(request: bytes, context: Context) -> Answer:
             started = self.clock()
@@ -116,9 +121,15 @@ class Edge:
             code = grpc.StatusCode.OK
             self._metrics.call_started(name)
             try:
-                with admit(len(request)) as permit:
-                    crossing.terms = terms_of(started, context)
-                    crossing.terms.trail.span = crossing.span
+                if door is not None:
+                    # Known first: also what is refused is counted under its client.
+                    crossing.client = door.recognize(context.invocation_metadata())
+                    door.admit(crossing.client)
+                crossing.terms = terms = terms_of(started, context, crossing.client)
+                terms.trail.span = crossing.span
+                with admit(len(request), terms.fairness_key, terms.weight) as permit:
+                    if crossing.client is not None:
+                        permit.quota = crossing.client.text_quota(self.clock)
                     answer = await method(request, permit, crossing, context)
             except asyncio.CancelledError:
                 code = cancelled_code(crossing, self.clock())
@@ -148,12 +159,18 @@ class Edge:
         """
         name = method.name
         self._metrics.method_offered(name)
+        door = None if self._gate is None else self._gate.door(name)
 
         async def handle(requests: AsyncIterable[bytes], context: Context) -> None:
             started = self.clock()
             stream: MessageStream | None = None
+            crossing = Crossing(Terms(started))
             try:
-                terms = terms_of(started, context)
+                visitor = None
+                if door is not None:
+                    crossing.client = door.recognize(context.invocation_metadata())
+                    visitor = door.open(context.invocation_metadata())
+                terms = terms_of(started, context, None if visitor is None else visitor.client())
                 stream = MessageStream(
                     method,
                     requests,
@@ -163,6 +180,7 @@ class Edge:
                     metrics=self._metrics,
                     clock=self.clock,
                     begin_span=self._begin_span(name, context),
+                    visitor=visitor,
                 )
                 await self._serve(stream)
             except Exception as error:
@@ -170,7 +188,6 @@ class Edge:
                 if stream is None:
                     # No message was read that would be recorded in its place.
                     self._metrics.call_started(name)
-                    crossing = Crossing(Terms(started))
                     if (begin_span := self._begin_span(name, context)) is not None:
                         crossing.span = begin_span(started)
                     crossing.finish(name, status.code, self.clock(), self._metrics)
@@ -185,11 +202,12 @@ class Edge:
         for stream in self._streams:
             stream.end(self._leaving)
 
-    def _let_in(self, size_bytes: int) -> Permit:
+    def _let_in(self, size_bytes: int, _key: str, _weight: float) -> Permit:
         if size_bytes > _LONGEST_QUESTION_BYTES:
             raise InvalidRequestError(
                 "message", f"has {size_bytes} bytes, the limit is {_LONGEST_QUESTION_BYTES} for this method"
             )
+        # Counted to nobody: who asks so without a token may call itself by any client's name.
         return self._admission.let_in(size_bytes)
 
     def _begin_span(self, name: str, context: Context) -> BeginSpan | None:

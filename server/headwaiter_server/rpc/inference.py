@@ -26,6 +26,8 @@ from headwaiter_server.scheduling.calls import Terms
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
+_SINGLE_FIELDS = Counted()
+
 
 class _Request(Protocol):
     """What every request for texts says, in plain Python."""
@@ -141,17 +143,23 @@ class InferenceService:
         reply = await self._pipeline.tokenize(permit, crossing.terms, request)
         crossing.texts = len(request.texts)
         crossing.tokenize_seconds = reply.tokenize_seconds
-        seconds = self._pipeline.clock() - crossing.terms.arrived
-        return tokenization.write_reply(reply, seconds).SerializeToString()
+        pipeline = self._pipeline
+
+        def write() -> bytes:
+            return tokenization.write_reply(reply, pipeline.clock() - crossing.terms.arrived).SerializeToString()
+
+        return await pipeline.read(crossing.terms.spending, write, len(reply.tokens), reply.characters)
 
     async def list_models(self, data: bytes, _permit: Permit, _crossing: Crossing) -> bytes:
         """List the models that are loaded."""
+        check_field_counts(data, _SINGLE_FIELDS)
         parse(inference_pb2.ListModelsRequest, data)
         models = [model_info(model) for model in self._pipeline.models()]
         return inference_pb2.ListModelsResponse(models=models).SerializeToString()
 
     async def get_model(self, data: bytes, _permit: Permit, crossing: Crossing) -> bytes:
         """Describe one model."""
+        check_field_counts(data, _SINGLE_FIELDS)
         message = parse(inference_pb2.GetModelRequest, data)
         model = self._pipeline.find(message.model, message.version)
         crossing.recognize(model)
@@ -167,7 +175,8 @@ class InferenceService:
         try:
             check_field_counts(data, embedding.COUNTED_IN_STREAM, self._pipeline.max_texts)
         except InvalidRequestError as error:
-            return StreamedEmbedding(self, number, error)
+            # Kept without its frames, which hold the message.
+            return StreamedEmbedding(self, number, error.with_traceback(None))
         message = parse(inference_pb2.EmbedStreamRequest, data)
         return StreamedEmbedding(self, message.id, message.request)
 

@@ -15,13 +15,17 @@ from headwaiter_server.errors import (
     EngineError,
     InvalidRequestError,
     ModelLoadError,
+    NotAllowedError,
     OverloadedError,
+    QuotaExceededError,
     RegionExistsError,
     RequestError,
     TooManyRegionsError,
+    UnauthenticatedError,
     UnknownModelError,
     UnknownRegionError,
     UnsupportedError,
+    sendable,
 )
 from headwaiter_server.log import get_logger
 
@@ -35,10 +39,18 @@ _CODES: dict[type[RequestError], grpc.StatusCode] = {
     UnknownRegionError: grpc.StatusCode.NOT_FOUND,
     RegionExistsError: grpc.StatusCode.ALREADY_EXISTS,
     TooManyRegionsError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
+    QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OverloadedError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineError: grpc.StatusCode.INTERNAL,
 }
+
+# What is wrong with a field goes into the details, beside the whole message there and as the status's own: all of them
+# must fit into the 8 KiB that gRPC allows for trailing metadata.
+_MOST_FIELD_BYTES = 250
+_MOST_DESCRIPTION_BYTES = 500
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -80,7 +92,7 @@ def status_of(error: Exception) -> Status:
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
     if code is None or code is grpc.StatusCode.INTERNAL:
         return _masked(error)
-    message = str(error)
+    message = sendable(str(error))
     trailers: Metadata = ((DETAILS_KEY, _details(code, message, _explain(error))),)
     if not isinstance(error, OverloadedError):
         return Status(code, message, trailers)
@@ -106,7 +118,10 @@ def _masked(error: Exception) -> Status:
 def _explain(error: Exception) -> list[Message]:
     """What a client's program, and not only its user, can act on."""
     if isinstance(error, InvalidRequestError | UnsupportedError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=sendable(error.field, _MOST_FIELD_BYTES),
+            description=sendable(error.description, _MOST_DESCRIPTION_BYTES),
+        )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, OverloadedError) and math.isfinite(error.retry_after_seconds):
         info = error_details_pb2.RetryInfo()

@@ -7,11 +7,21 @@ import math
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import grpc
 
-from headwaiter_server.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
+from headwaiter_server.access.clients import Client
+from headwaiter_server.access.gate import Visitor
+from headwaiter_server.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    OverloadedError,
+    QueueFullError,
+    QuotaExceededError,
+    RequestError,
+)
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing, cancelled_code
 from headwaiter_server.rpc.status import Status, status_of
@@ -79,7 +89,8 @@ class MessageStream:
     A message holds a permit while it is computed. When it is refused for now, nothing is lost and nobody is told: no
     further message is read until it is let in, so that HTTP/2's flow control slows the sender down. A message also
     counts against the stream's own bounds until its answer is written, so that a slow reader costs little memory and
-    nobody else's place.
+    nobody else's place. A quota that is used up slows the sender down likewise; a token that is revoked ends the
+    stream.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class MessageStream:
         metrics: Metrics,
         clock: Callable[[], float],
         begin_span: BeginSpan | None = None,
+        visitor: Visitor | None = None,
     ) -> None:
         """Set up; see `Edge.stream`.
 
@@ -105,6 +117,7 @@ class MessageStream:
             metrics: Where messages are recorded.
             clock: The scheduler's clock.
             begin_span: Begins the span of a message that has arrived then, if it is to be traced.
+            visitor: Who has opened it; asked anew for each message. None where everybody may.
         """
         self._method = method
         self._requests = requests
@@ -115,6 +128,7 @@ class MessageStream:
         self._metrics = metrics
         self._clock = clock
         self._begin_span = begin_span
+        self._visitor = visitor
         self._tasks = asyncio.TaskGroup()
         self._latest: asyncio.Task[None] | None = None
         self._messages = 0
@@ -155,14 +169,19 @@ class MessageStream:
         moved.set()
 
     async def _read(self) -> None:
-        async for data in self._requests:
-            self._messages += 1
-            terms = replace(self._terms, arrived=self._clock())
-            self._tasks.create_task(self._serve_message(data, terms, self._latest))
-            # The message's first turn: now it is known how many texts it has, and whether there was room for it.
-            await asyncio.sleep(0)
-            while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._method.most_texts:
-                await self._moved.wait()
+        try:
+            async for data in self._requests:
+                self._messages += 1
+                terms = replace(self._terms, arrived=self._clock())
+                self._tasks.create_task(self._serve_message(data, terms, self._latest))
+                # A sender may be silent from here on, and nobody needs this one any more when it is answered.
+                del data
+                # The message's first turn: now it is known how many texts it has, and whether there was room for it.
+                await asyncio.sleep(0)
+                while self._refused or self._messages >= MOST_MESSAGES or self._texts >= self._method.most_texts:
+                    await self._moved.wait()
+        except RequestError as error:  # the next message was not waited for; those before it are answered
+            self._error = self._error or error
 
     async def _serve_message(self, data: bytes, terms: Terms, before: asyncio.Task[None] | None) -> None:
         message: StreamMessage | None = None
@@ -172,9 +191,11 @@ class MessageStream:
         code = grpc.StatusCode.OK
         self._metrics.call_started(self._method.name)
         try:
+            crossing.client = self._client()
             while True:
                 try:
-                    with self._admission.admit(len(data)) as permit:
+                    with self._admission.admit(len(data), terms.fairness_key, terms.weight) as permit:
+                        self._charge(crossing, permit)
                         if message is None:
                             message = self._method.open_message(data)
                             self._texts += message.texts
@@ -183,7 +204,7 @@ class MessageStream:
                                 self._latest = asyncio.current_task()
                         answer = await message.answer(permit, crossing, self._put_piece)
                         break
-                except QueueFullError as full:
+                except (QueueFullError, QuotaExceededError) as full:
                     await self._room(full, crossing.terms.deadline)
         except asyncio.CancelledError:
             code = cancelled_code(crossing, self._clock())
@@ -208,6 +229,25 @@ class MessageStream:
         self._texts -= texts
         self._wake()
 
+    def _client(self) -> Client | None:
+        """Who sends the messages now; what it raises ends the stream."""
+        return None if self._visitor is None else self._visitor.client()
+
+    def _charge(self, crossing: Crossing, permit: Permit) -> None:
+        """Count a message against its client's quotas: itself, and its texts once known; once, however often it tries.
+
+        Raises:
+            QuotaExceededError: Not yet.
+        """
+        if (client := crossing.client) is None:
+            return
+        take_texts = client.text_quota(self._clock)
+        if take_texts is not None and not crossing.paid_texts:
+            permit.quota = partial(_pay_texts, crossing, take_texts)
+        if not crossing.paid:
+            client.take_call(self._clock())
+            crossing.paid = True
+
     async def _put_piece(self, piece: bytes) -> None:
         """Write what comes before an answer, to its end also when its message gives up meanwhile, as at its deadline.
 
@@ -224,7 +264,7 @@ class MessageStream:
             self._fail(asyncio.CancelledError())
             raise asyncio.CancelledError from None
 
-    async def _room(self, full: QueueFullError, deadline: float) -> None:
+    async def _room(self, full: OverloadedError, deadline: float) -> None:
         """Wait until there may be room: one of this stream's messages was answered, or the time that was named passed.
 
         Args:
@@ -232,7 +272,7 @@ class MessageStream:
             deadline: When the message's answer stops being wanted, as far as that is known.
 
         Raises:
-            QueueFullError: There will be none in time.
+            OverloadedError: There will be none in time.
             DeadlineExceededError: There was none in time.
         """
         if math.isinf(full.retry_after_seconds):
@@ -246,3 +286,8 @@ class MessageStream:
             self._refused -= 1
         if deadline <= self._clock():
             raise DeadlineExceededError("the deadline passed before there was room for the message")
+
+
+def _pay_texts(crossing: Crossing, take: Callable[[int], None], count: int) -> None:
+    take(count)
+    crossing.paid_texts = True

@@ -40,7 +40,7 @@ class Few:
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted in a message.
+    """What is counted in a message; nothing has to be, where all its fields stand once.
 
     Attributes:
         entries: Its repeated fields, whose entries are length-delimited: number to name.
@@ -54,7 +54,7 @@ class Counted:
     few: Mapping[int, Few] = field(default_factory=dict)
 
 
-def check_field_counts(data: bytes, counted: Counted, limit: int) -> None:
+def check_field_counts(data: bytes, counted: Counted, limit: int = 0) -> None:
     """Refuse a message with too many entries of a repeated field, or too many fields besides.
 
     Stops at the first field over a limit. Where the bytes are no message it stops, too: the parser says so better.
@@ -62,7 +62,7 @@ def check_field_counts(data: bytes, counted: Counted, limit: int) -> None:
     Args:
         data: The message.
         counted: What to count.
-        limit: Most entries of each repeated field.
+        limit: Most entries of each repeated field that is counted.
 
     Raises:
         InvalidRequestError: There are more.
@@ -85,13 +85,15 @@ def read_number(data: bytes, number: int) -> int:
     Returns:
         Its value; 0 where it is missing or the bytes are no message.
     """
-    value = position = 0
+    value = position = groups = 0
     try:
         for _ in range(_MOST_OTHER_FIELDS):
             if position >= len(data):
                 break
             tag, start, position = next_field(data, position)
-            if tag == number << 3 | _VARINT:
+            groups += (tag & 7 == _START_GROUP) - (tag & 7 == _END_GROUP)
+            # What stands in a group, of which we have none, is no field of the message.
+            if tag == number << 3 | _VARINT and not groups:
                 value, _ = read_varint(data, start)
     except (IndexError, KeyError):
         return 0
@@ -111,8 +113,8 @@ def _count(data: bytes, position: int, end: int, counted: Counted, limit: int, c
             continue
         counts[_OTHERS] += 1
         if counts[_OTHERS] > _MOST_OTHER_FIELDS:
-            besides = " and ".join(counted.entries.values()) or "the request"
-            raise InvalidRequestError("message", f"has more than {_MOST_OTHER_FIELDS} fields beside {besides}")
+            besides = f" beside {' and '.join(counted.entries.values())}" if counted.entries else ""
+            raise InvalidRequestError("message", f"has more than {_MOST_OTHER_FIELDS} fields{besides}")
         if (few := counted.few.get(number)) is not None:
             counts[few.name] += -(-(position - start) // _LONGEST_VARINT_BYTES) if few.packed else 1
             if counts[few.name] > few.most:

@@ -26,6 +26,7 @@ class Terms:
         deadline: When the answer stops being wanted, on the same clock; infinite without a deadline.
         priority: 1 is served first; larger numbers later.
         fairness_key: Callers that share a key share one fair share.
+        weight: How much that share is of another's, whose weight is 1.
         trail: Of this call alone: a copy of its terms begins anew.
         spending: Likewise.
     """
@@ -34,6 +35,7 @@ class Terms:
     deadline: float = NO_DEADLINE
     priority: int = DEFAULT_PRIORITY
     fairness_key: str = ""
+    weight: float = 1.0
     trail: Trail = field(default_factory=Trail, init=False, compare=False, repr=False)
     spending: Spending = field(default_factory=Spending, init=False, compare=False, repr=False)
 

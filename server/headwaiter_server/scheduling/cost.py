@@ -7,6 +7,7 @@ and attention over all pairs. A padded run costs `a + b R L + c R L^2` for R row
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -142,10 +143,12 @@ class Prices:
     Attributes:
         cost: Of a run.
         budget_tokens: Most tokens of a run of several texts.
+        most_texts: Most texts of a run. Where they are so few that short ones do not fill the budget, each costs more.
     """
 
     cost: RunCost
     budget_tokens: int
+    most_texts: float = math.inf
 
     @property
     def full_run_seconds(self) -> float:
@@ -158,10 +161,18 @@ class Prices:
         start = self.cost.fixed + _HAND_OFF_SECONDS
         return min(start / self.cost.linear, self.budget_tokens) if self.cost.linear else self.budget_tokens
 
+    @property
+    def filling_tokens(self) -> float:
+        """Tokens from which on texts fill the budget, as many as share a run."""
+        return self.budget_tokens / self.most_texts
+
     def text_seconds(self, tokens: int) -> float:
         """A text's share of a full run, or all of the run that a text over the budget has to itself."""
         if tokens > self.budget_tokens:
             return self.cost.of_run(1, tokens, tokens)
+        if tokens < self.filling_tokens:
+            texts = int(self.most_texts)
+            return self.cost.of_run(texts, tokens, texts * tokens) / texts
         return self.full_run_seconds * tokens / self.budget_tokens
 
 

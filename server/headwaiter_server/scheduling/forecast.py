@@ -19,6 +19,8 @@ from headwaiter_server.scheduling.waiting import WaitingWork
 # With no bound given, the wait may be so many full runs, or this part of the time that the caller allows.
 _RUNS_WAITED = 2
 _PART_OF_TIME_WAITED = 1 / 12
+# Callers that have less waiting than others may wait so many times as long as they.
+_FOR_THE_MODEST = 2.0
 # A full run moves the correction by this part of its own error, and a small one by less; the bounds are what a
 # noisy machine does, not what a stalled one does.
 _LEARNING_RATE = 1 / 16
@@ -99,6 +101,18 @@ class Forecast:
             return self._max_queue_seconds
         return max(_RUNS_WAITED * full_run_seconds, _PART_OF_TIME_WAITED * (terms.deadline - now))
 
+    def stretched(self, allowed: float, terms: Terms, own_seconds: float) -> float:
+        """Longest wait of a call that would have to wait for longer than is allowed, where others are why.
+
+        Args:
+            allowed: See `allowed_wait`; where that was chosen, it holds for all.
+            terms: Of the call.
+            own_seconds: Of its texts.
+        """
+        if self._max_queue_seconds is None and self.waiting.is_modest(terms, own_seconds):
+            return allowed * _FOR_THE_MODEST
+        return allowed
+
     def return_in(self, room_in: float, own_seconds: float, latest: float, now: float) -> float:
         """When a refused call should try again: one after the other, at the pace at which they can be served.
 
@@ -133,6 +147,7 @@ class ModelForecast:
         self._cost = prices.cost
         self._budget_tokens = prices.budget_tokens
         self._full_run_seconds = prices.full_run_seconds
+        self._filling_tokens = prices.filling_tokens
         self._prices = prices
         self._open: dict[Hashable, _Reservation] = {}
         self.drift = 1.0
@@ -224,6 +239,8 @@ class ModelForecast:
             )
         allowed = forecast.allowed_wait(terms, full_run, now)
         if wait > allowed:
+            allowed = forecast.stretched(allowed, terms, own)
+        if wait > allowed:
             raise QueueFullError(
                 f"the wait would be {wait:.3g} s, the limit is {allowed:.3g} s",
                 forecast.return_in(wait - allowed, own, left - own_finish, now),
@@ -240,6 +257,6 @@ class ModelForecast:
         left.seconds -= seconds
 
     def _price(self, lengths: Sequence[int]) -> float:
-        if max(lengths) <= self._budget_tokens:
+        if max(lengths) <= self._budget_tokens and min(lengths) >= self._filling_tokens:
             return self._full_run_seconds * sum(lengths) / self._budget_tokens
         return sum(map(self._prices.text_seconds, lengths))

@@ -7,7 +7,8 @@ The order, most important first:
    Of a level that has its turn, all texts compete that need no promotion to stand before the other levels, or have
    themselves waited for as much of it as they need. So an old text lifts no newcomer over another level; and where no
    other level stands between, a caller with a long queue of old texts overtakes no other caller of its level.
-2. Fair shares: of the callers with a text that competes, the one whose fairness key was served the fewest tokens.
+2. Fair shares: of the callers with a text that competes, the one whose fairness key was served the fewest tokens by
+   its weight.
 3. Earliest deadline, or `PATIENCE_SECONDS` after arrival if that is earlier, so that a stream of urgent newcomers
    cannot overtake an old text for ever. Of texts that compete by promotion only, a caller's oldest.
 
@@ -129,7 +130,7 @@ class Backlog:
         heapq.heappush(level.by_arrival, (terms.arrived, entry.order, entry))
         self._waiting[entry.order] = entry
         self.waiting_tokens += entry.cost_tokens
-        self._shares.enter(terms.fairness_key)
+        self._shares.enter(terms.fairness_key, entry.cost_tokens, terms.weight)
 
     def rank(self, now: float) -> Rank | None:
         """The rank of the entry that would be taken first; smaller is sooner. None when nothing waits."""
@@ -296,7 +297,8 @@ class Backlog:
         # The heaps are cleaned when the entry comes to their top.
         del self._waiting[entry.order]
         self.waiting_tokens -= entry.cost_tokens
-        self._shares.leave(entry.call.terms.fairness_key, served_tokens)
+        terms = entry.call.terms
+        self._shares.leave(terms.fairness_key, served_tokens, terms.weight)
 
 
 def promoted(terms: Terms, now: float) -> int:

@@ -79,7 +79,7 @@ class TextTokenizer:
             return cls(tokenizer, max_tokens, refused_id)  # which encodes something
         except Exception as error:
             # The library raises bare Exception.
-            raise BundleError(f"tokenizer.json: {error}") from error
+            raise BundleError("tokenizer.json is no tokenizer that can be used", error) from error
 
     def encode(self, text: str, field: str, *, truncate: bool = False, offsets: bool = False) -> Encoding:
         """Token ids of one text.

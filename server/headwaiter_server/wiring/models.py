@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 from headwaiter_server.allocator import give_freed_memory_back
 from headwaiter_server.batching.lane import BatchLane, EncoderLane, LoneRuns, TensorLane
-from headwaiter_server.config import AUTO, ServerSettings
+from headwaiter_server.config import ServerSettings
 from headwaiter_server.cpu import available_cpus
 from headwaiter_server.errors import BundleError
 from headwaiter_server.generation.lane import GenerationLane
@@ -18,7 +18,7 @@ from headwaiter_server.lifecycle.building import BuiltModel, build_model
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.lifecycle.generation_plan import GenerationPlan, plan_generation
-from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare, container_limit_bytes, resident_bytes
+from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare, memory_limit_bytes, resident_bytes
 from headwaiter_server.lifecycle.planning import Beside, EncoderPlan, Planner, Subject, TensorSubject
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.signature import signature_of
@@ -107,7 +107,7 @@ class Wiring:
         self._metrics = metrics
         self._cache = cache
         self.lanes = Lanes(settings, dispatcher, metrics, tracing)
-        limit = container_limit_bytes() if settings.memory_limit_bytes == AUTO else settings.memory_limit_bytes
+        limit = memory_limit_bytes(settings)
         if limit is not None:
             metrics.watch(definitions.MEMORY_LIMIT_BYTES, lambda: float(limit))
         if cache is None:
@@ -138,7 +138,7 @@ class Wiring:
                 return PlannedModel(built, self._planned_generation(built, built.body))
             return self._planned(built, built.body, predecessor, live=live)
         except BundleError as error:
-            raise BundleError(f"{location.folder}: {error}") from error
+            raise error.within(location.folder) from error
 
     def _planned_generation(self, built: BuiltModel, model: CachedModel) -> GenerationPlan:
         longest, workers = built.manifest.limits.max_source_tokens, self._dispatcher.workers
@@ -224,7 +224,7 @@ class Wiring:
         if lone_model is not None and plan.lone_tokens is not None:
             threads = self._planner.lone_threads
             lane.lone_runs = LoneRuns(lone_model, threads, self._dispatcher.workers, plan.lone_tokens)
-        forecast = lane.forecast = self._forecast.model(plan.prices)
+        forecast = lane.forecast = self._forecast.model(replace(plan.prices, most_texts=lane.most_texts))
         forecast.drift = drift
         return forecast
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ def headwaiter(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command in this process: its exit code, what it printed, what it complained about."""
-    monkeypatch.delenv("HEADWAITER_CLIENT_TARGET", raising=False)
+    for name in [name for name in os.environ if name.startswith("HEADWAITER_CLIENT_")]:
+        monkeypatch.delenv(name)
 
     def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

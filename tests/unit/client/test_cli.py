@@ -195,6 +195,32 @@ def test_mistakes_on_the_command_line(headwaiter: Run, tmp_path: Path) -> None:
     assert headwaiter("models", "--ca-file", str(tmp_path / "nowhere"))[0] == 2
 
 
+def test_a_token_in_clear_text_must_be_wanted(headwaiter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option lets it pass: what fails then is the connection, to a port where nobody can listen."""
+    monkeypatch.setenv("HEADWAITER_CLIENT_TOKEN", "s3cret")
+    arguments = ("models", "--target", "0.0.0.0:0", "--timeout", "5")
+    assert "clear text" in headwaiter(*arguments)[2]
+    assert headwaiter(*arguments, "--allow-plaintext-token")[0] == 1
+
+
+def test_the_environment_may_say_how_to_get_in(
+    headwaiter: Run, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token, or its file, which wins; and the files for TLS, by the names of their options."""
+    token = tmp_path / "token"
+    token.write_text("filed\n")
+    monkeypatch.setenv("HEADWAITER_CLIENT_TOKEN", "s3cret")
+    assert headwaiter("models", "--target", server.target)[0] == 0
+    monkeypatch.setenv("HEADWAITER_CLIENT_TOKEN_FILE", str(token))
+    assert headwaiter("models", "--target", server.target)[0] == 0
+    assert [call.metadata["authorization"] for call in server.calls] == ["Bearer s3cret", "Bearer filed"]
+    for name in ("CA_FILE", "CERT_FILE", "KEY_FILE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"HEADWAITER_CLIENT_{name}", str(tmp_path / "nowhere"))
+            code, _, err = headwaiter("models")
+        assert (code, "nowhere" in err) == (2, True)
+
+
 def test_a_token_is_read_from_a_file(headwaiter: Run, server: ScriptedServer, tmp_path: Path) -> None:
     """The token's file may end with a newline."""
     token = tmp_path / "token"

@@ -31,7 +31,8 @@ CASES: list[tuple[Code, Message | None, type[HeadwaiterError], dict[str, Any]]] 
     (Code.NOT_FOUND, None, headwaiter.NotFoundError, {}),
     (Code.UNAUTHENTICATED, None, headwaiter.UnauthenticatedError, {}),
     (Code.PERMISSION_DENIED, None, headwaiter.PermissionDeniedError, {}),
-    (Code.RESOURCE_EXHAUSTED, None, headwaiter.ResourceExhaustedError, {}),
+    (Code.RESOURCE_EXHAUSTED, None, headwaiter.ResourceExhaustedError, {"retry_after_seconds": None}),
+    (Code.RESOURCE_EXHAUSTED, retry_info(0.5), headwaiter.ResourceExhaustedError, {"retry_after_seconds": 0.5}),
     (Code.UNAVAILABLE, retry_info(1.25), headwaiter.OverloadedError, {"retry_after_seconds": 1.25}),
     (
         Code.UNAVAILABLE,
@@ -85,6 +86,26 @@ def test_pushback_without_details_is_overload(serve: Callable[..., ScriptedServe
     with Client(server.target) as client, pytest.raises(headwaiter.OverloadedError) as caught:
         client.generate("a")
     assert caught.value.retry_after_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("said", "asks"),
+    [
+        ("connections to all backends failing; last error: ipv4:127.0.0.1:1: Socket closed", True),
+        ("Socket closed", False),
+    ],
+)
+def test_closed_connections_are_asked_about_tls(
+    serve: Callable[..., ScriptedServer],
+    said: str,
+    asks: bool,  # noqa: FBT001 - what is expected
+) -> None:
+    """The transport says no more of a server with TLS that is called without; a server that died is another matter."""
+    server = serve({"Generate": lambda request, context: refuse(context, Code.UNAVAILABLE, said)})
+    with Client(server.target, retries=False) as client, pytest.raises(headwaiter.ServerUnreachableError) as caught:
+        client.generate("a")
+    assert ("speak TLS" in str(caught.value)) is asks
+    assert caught.value.reason == said
 
 
 def test_unreadable_details_leave_the_status(serve: Callable[..., ScriptedServer]) -> None:

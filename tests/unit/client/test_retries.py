@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,6 +15,8 @@ from headwaiter import (
     OverloadedError,
     ServerUnreachableError,
 )
+from headwaiter.service_config import SERVICE_CONFIG_PICK_FIRST
+from headwaiter_proto.inference import grpc_service_pb2 as open_inference
 from unit.client.scripted_server import NOT_SERVING, refuse, retry_info, upper_case
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from unit.client.scripted_server import Script, ScriptedServer
 
 Code = grpc.StatusCode
+CLIENTS = Path(__file__).resolve().parents[3] / "clients"
 
 
 def failing(times: int, code: Code = Code.UNAVAILABLE, *, pushback: str | None = None) -> tuple[list[bytes], Script]:
@@ -171,6 +175,26 @@ def test_the_published_config_is_what_grpc_reads() -> None:
     config = json.loads(SERVICE_CONFIG)
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     assert config["healthCheckConfig"] == {"serviceName": ""}
-    assert config["methodConfig"][0]["name"] == [{"service": "headwaiter.v1.InferenceService"}]
+    names = config["methodConfig"][0]["name"]
+    assert names[0] == {"service": "headwaiter.v1.InferenceService"}
+    assert {name["method"] for name in names[1:]} >= {"ModelInfer", "ModelStreamInfer"}
     assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 4
     assert config["retryThrottling"]["maxTokens"] >= 200
+
+
+def test_what_changes_a_server_is_not_tried_again() -> None:
+    """Of the Open Inference Protocol exactly the methods that change nothing are retried, each by its name."""
+    methods = open_inference.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    changing = ("RepositoryModel", "Register", "Unregister", "Setting", "SharedMemory")
+    harmless = {method.name for method in methods if not any(word in method.name for word in changing)}
+    names = json.loads(SERVICE_CONFIG)["methodConfig"][0]["name"][1:]
+    assert {name["method"] for name in names} == harmless
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [("service-config.json", SERVICE_CONFIG), ("service-config-pick-first.json", SERVICE_CONFIG_PICK_FIRST)],
+)
+def test_the_published_files_are_what_the_client_uses(file: str, config: str) -> None:
+    """Clients in other languages read the very config that this one uses."""
+    assert (CLIENTS / file).read_text() == f"{config}\n"

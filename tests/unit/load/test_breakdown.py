@@ -14,7 +14,8 @@ import pytest
 from headwaiter_load import breakdown
 from headwaiter_load.breakdown import Breakdown
 from headwaiter_load.decoding import DecodingError
-from headwaiter_load.server_metrics import KEPT, MetricsError, ServerWatch, reduce_text, scrape
+from headwaiter_load.metrics_page import MetricsError, MetricsPage
+from headwaiter_load.server_metrics import KEPT, ServerWatch, reduce_text
 from headwaiter_load.server_side import server_side
 from headwaiter_server.metrics.definitions import ALL, PROCESS
 
@@ -146,7 +147,7 @@ def test_a_run_is_what_was_counted_between_its_readings() -> None:
         computed_tokens_total=400, padding_tokens_total=100, batch_tokens_sum=400, batch_tokens_count=8,
     )  # fmt: skip
     with _serving(_Pages(before, before, after)) as url:
-        reading = Breakdown(url, SETTINGS)
+        reading = Breakdown(MetricsPage(url), SETTINGS)
         reading.begin()
         found = server_side(reading.end())
     assert found.problem == ""
@@ -225,14 +226,14 @@ def test_what_is_not_measured_is_none() -> None:
 
 def test_a_server_without_metrics_is_told_before_the_run() -> None:
     with _serving(_Pages(None)) as url, pytest.raises(MetricsError, match="Service Unavailable"):
-        Breakdown(url, SETTINGS)
+        Breakdown(MetricsPage(url), SETTINGS)
     with pytest.raises(MetricsError, match="no http address"):
-        Breakdown("file:///etc/passwd", SETTINGS)
+        MetricsPage("file:///etc/passwd")
 
 
 def test_readings_that_fail_are_a_remark_and_no_error() -> None:
     with _serving(_Pages(_page(1, 1.0), _page(1, 1.0), None)) as url:
-        reading = Breakdown(url, SETTINGS)
+        reading = Breakdown(MetricsPage(url), SETTINGS)
         reading.begin()
         found = server_side(reading.end())
     assert found.totals is None
@@ -242,7 +243,7 @@ def test_readings_that_fail_are_a_remark_and_no_error() -> None:
 def test_the_same_page_twice_is_one_reading() -> None:
     """Who asks again at once gets the page of before: between the two no time has passed."""
     with _serving(_Pages(_page(1, 1.0))) as url:
-        watch = ServerWatch(url, every_seconds=3600.0).start()
+        watch = ServerWatch(MetricsPage(url), every_seconds=3600.0).start()
         watch.stop()
     assert len(watch.readings) == 1
 
@@ -250,14 +251,14 @@ def test_the_same_page_twice_is_one_reading() -> None:
 def test_a_long_run_has_no_more_readings_than_a_page_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
     intervals: list[float] = []
 
-    def watch(url: str, every_seconds: float, *others: Any) -> ServerWatch:  # noqa: ANN401 - those of `ServerWatch`
+    def watch(page: MetricsPage, every_seconds: float, *others: Any) -> ServerWatch:  # noqa: ANN401 - those of `ServerWatch`
         intervals.append(every_seconds)
-        return ServerWatch(url, every_seconds, *others)
+        return ServerWatch(page, every_seconds, *others)
 
     monkeypatch.setattr(breakdown, "ServerWatch", watch)
     with _serving(_Pages(_page(1, 1.0))) as url:
         for seconds in (20.0, 60_000.0):
-            reading = Breakdown(url, replace(SETTINGS, seconds=seconds))
+            reading = Breakdown(MetricsPage(url), replace(SETTINGS, seconds=seconds))
             reading.begin()
             reading.end()
     assert intervals == [1.0, 100.0]
@@ -265,7 +266,7 @@ def test_a_long_run_has_no_more_readings_than_a_page_can_show(monkeypatch: pytes
 
 def test_a_page_is_as_old_as_it_says() -> None:
     with _serving(_Pages(_PAGE)) as url:
-        page, age_seconds = scrape(url)
+        page, age_seconds = MetricsPage(url).read()
     assert page.decode() == _PAGE
     assert age_seconds == 0.125
 

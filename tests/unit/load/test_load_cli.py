@@ -15,7 +15,9 @@ from unit.client.scripted_server import ScriptedServer
 from unit.load import targets
 
 Command = Callable[..., tuple[int, str, str]]
-CONNECTION = {"target", "tls", "ca_file", "cert_file", "key_file", "server_name", "token_file"}
+CONNECTION = {
+    *("target", "tls", "ca_file", "cert_file", "key_file", "server_name", "token_file", "allow_plaintext_token"),
+}
 OPEN = ("run", "--task", "embed", "--rate", "5")
 
 

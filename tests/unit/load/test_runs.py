@@ -51,7 +51,7 @@ def plan_for(server: ScriptedServer, when: Load, most_outstanding: int = 10_000,
         load=when,
         settings=replace(SETTINGS, **usual | settings),
         most_outstanding=most_outstanding,
-        metrics_url=None,
+        metrics_page=None,
     )
 
 

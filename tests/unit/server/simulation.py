@@ -28,6 +28,8 @@ class Request:
         lengths: Tokens of its texts.
         timeout: How long it waits, retries included.
         retries: How often it comes back when told when.
+        key: Its caller's fairness key.
+        weight: Its caller's weight.
         attempts: How often it came.
         refused: What it was told each time it was refused.
         admitted: When it was let in.
@@ -38,6 +40,8 @@ class Request:
     lengths: list[int]
     timeout: float = float("inf")
     retries: int = 0
+    key: str = ""
+    weight: float = 1.0
     attempts: int = 0
     refused: list[float] = field(default_factory=list)
     admitted: float | None = None
@@ -85,7 +89,7 @@ class Server:
 
     def _arrive(self, request: Request, now: float) -> None:
         request.attempts += 1
-        terms = Terms(now, request.arrives + request.timeout)
+        terms = Terms(now, request.arrives + request.timeout, fairness_key=request.key, weight=request.weight)
         call: Call[None] = Call(terms, len(request.lengths), now, self._loop.create_future())
         try:
             self._model.reserve(call, terms, request.lengths, now)
@@ -101,7 +105,7 @@ class Server:
         self._pump(now)
 
     def _pump(self, now: float) -> None:
-        budget = Budget(10_000, self.prices.budget_tokens)
+        budget = Budget(int(min(10_000, self.prices.most_texts)), self.prices.budget_tokens)
         while self._idle and (entries := self._backlog.take(now, budget)):
             self._idle -= 1
             texts = [(entry.call, entry.cost_tokens) for entry in entries]

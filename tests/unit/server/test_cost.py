@@ -116,3 +116,13 @@ def test_text_is_priced_by_its_share_of_a_full_run() -> None:
     prices = Prices(cost, 128)
     assert 8 * prices.text_seconds(16) == pytest.approx(prices.full_run_seconds) == cost.seconds(128)
     assert prices.text_seconds(300) == cost.seconds(300)
+
+
+def test_short_text_costs_more_where_few_share_a_run() -> None:
+    """Where as many as may share a run do not fill the budget, they pay for all of what they get."""
+    cost = PackedCost(1e-2, 3e-4, 0.0)
+    prices = Prices(cost, 128, most_texts=4)
+    assert 4 * prices.text_seconds(16) == pytest.approx(cost.seconds(64))
+    assert 4 * prices.text_seconds(32) == pytest.approx(cost.seconds(128))
+    assert prices.text_seconds(300) == cost.seconds(300)
+    assert Prices(cost, 128, most_texts=1).text_seconds(16) == pytest.approx(cost.seconds(16))

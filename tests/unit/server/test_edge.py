@@ -45,10 +45,12 @@ def test_other_priorities_are_refused_in_our_words(value: str) -> None:
 
 
 async def test_caller_that_has_gone_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """What gRPC says of answers to callers that have just gone is left out of the log; what else it says is not."""
+    """What gRPC says of callers that have just gone, or of their bytes, is left out of the log; what else is not."""
     GrpcServer([], [], max_message_bytes=1000, max_streams=10)
     logger = logging.getLogger("grpc._cython.cygrpc")
-    for error in (asyncio.CancelledError(), grpc.aio.InternalError("execute_batch"), grpc.aio.UsageError("finished")):
+    no_text = UnicodeDecodeError("utf-8", b"Bearer \xff", 7, 8, "invalid start byte")
+    gone = (asyncio.CancelledError(), grpc.aio.InternalError("execute_batch"))
+    for error in (*gone, no_text, grpc.aio.UsageError("finished")):
         logger.error("raised by servicer method", exc_info=error)
     logger.error("something else")
     kinds = [record.exc_info and record.exc_info[0] for record in caplog.records if record.name == logger.name]

@@ -52,7 +52,7 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path) -> None:
         "link": "is a symbolic link",
         "pipe": "is no regular file",
         "missing": "No such file",
-        "nul\0": "null byte",
+        "nul\0": "its name is none",
     }.items():
         for read in (read_file, digest_file):
             with pytest.raises(BundleError, match=words):

@@ -201,3 +201,30 @@ def test_one_stalled_run_changes_little() -> None:
     drift = model.drift
     model.run_finished(model.run_started([("x", 100)], 0.0, more_wait=True), 10.0, clean=False)
     assert model.drift == drift
+
+
+def crowded(model: ModelForecast) -> None:
+    """A flood with three full runs waiting, and three callers with a short text each."""
+    for number in range(3):
+        model.reserve(number, Terms(0.0, 2.4, fairness_key="flood"), [100], 0.0)
+    for number in range(3):
+        model.reserve(("other", number), Terms(0.0, 2.4, fairness_key=f"other {number}"), [40], 0.0)
+
+
+def test_who_has_little_waiting_may_wait_for_longer_than_who_has_much() -> None:
+    """A wait that is too long by what others have waiting is no reason to refuse a call; up to twice the bound."""
+    _, model = server()
+    crowded(model)
+    refused = refusal(model, Terms(0.0, 2.4, fairness_key="flood"), [100])
+    assert isinstance(refused, QueueFullError)
+    # A full run of the flood and the three short texts: 0.22 s, where 0.2 s are allowed.
+    model.reserve("modest", Terms(0.0, 2.4, fairness_key="modest"), [100], 0.0)
+    model.reserve("urgent", Terms(0.0, 2.4, 1), [200], 0.0)
+    assert isinstance(refusal(model, Terms(0.0, 2.4, fairness_key="new"), [100]), QueueFullError)
+
+
+def test_bound_that_was_chosen_holds_for_all() -> None:
+    """What the settings say of the longest wait is said of every call."""
+    _, model = server(max_queue_seconds=0.2)
+    crowded(model)
+    assert isinstance(refusal(model, Terms(0.0, 2.4, fairness_key="modest"), [100]), QueueFullError)

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from fakes import EOS, POISON, POISON_LATER, VOCAB, EchoModel, FakeClock, Gate
+from fakes import EOS, POISON, POISON_LATER, VOCAB, EchoModel, FakeClock, Gate, WorkersClock
 from headwaiter_server.errors import DeadlineExceededError, EngineError
 from headwaiter_server.generation.sequence import FinishReason, Generated
 from headwaiter_server.model.contract import FloatArray
@@ -194,6 +194,36 @@ async def test_expired_generation_leaves_the_running_batch() -> None:
         other = parts.submit([5])
         await other.future
         assert len(model.steps) == 4 + 2
+
+
+async def test_text_that_expires_on_its_way_to_the_worker_never_reaches_the_engine() -> None:
+    """Its deadline passes after the dispatcher has looked, before the run begins: it is answered, and not encoded."""
+    clock = WorkersClock(ahead_seconds=2.0)
+    model = EchoModel()
+    async with scheduler(model, clock=clock) as parts:
+        late = parts.submit([20], terms=Terms(clock.now, deadline=clock.now + 1.0))
+        in_time = parts.submit([30], terms=Terms(clock.now, deadline=clock.now + 100.0))
+        with pytest.raises(DeadlineExceededError):
+            await late.future
+        await in_time.future
+        assert model.joins == [[30]]
+        assert (parts.lane.running, parts.lane.used_rows, parts.lane.reserved_bytes) == (0, 0, 0)
+
+
+async def test_generation_that_expires_on_its_way_to_the_worker_is_decoded_no_further() -> None:
+    """As of a text that is new, of one that has rows: they are free at once."""
+    clock = WorkersClock(ahead_seconds=0.0)
+
+    def second_step_comes_late() -> None:
+        clock.ahead_seconds = 2.0
+
+    model = EchoModel(on_step=second_step_comes_late)
+    async with scheduler(model, clock=clock) as parts:
+        late = parts.submit(range(10, 60), terms=Terms(clock.now, deadline=clock.now + 1.0))
+        with pytest.raises(DeadlineExceededError):
+            await late.future
+        assert len(model.steps) == 1
+        assert (parts.lane.running, parts.lane.used_rows, parts.lane.reserved_bytes) == (0, 0, 0)
 
 
 async def test_facts_ride_with_the_result() -> None:

@@ -28,8 +28,11 @@ class RecordedGrpc:
     async def leave(self) -> None:
         self._events.append("health says NOT_SERVING")
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def go_away(self) -> None:
         self._events.append("listeners close")
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._events.append("connections close")
 
 
 class HeldCalls:
@@ -107,16 +110,17 @@ async def turns(count: int = 5) -> None:
 
 
 async def test_order_of_a_shutdown_that_runs_out_of_time(build: Build) -> None:
-    """Health, refusals, failing what is held, listeners, workers, metrics: in this order, each once."""
+    """Health, listeners, refusals, failing what is held, connections, workers, metrics: in this order, each once."""
     ending = build(0.0, 0.0)
     with ending.server.admission.admit(1):
         await ending.server.drain()
         await ending.server.close()
     assert ending.events == [
         "health says NOT_SERVING",
+        "listeners close",
         "calls are refused",
         "held calls end with DrainingError",
-        "listeners close",
+        "connections close",
         "workers end",
         "metrics close",
     ]
@@ -145,11 +149,11 @@ async def test_drain_waits_for_the_calls_that_are_held(build: Build) -> None:
     with ending.server.admission.admit(1):
         draining = asyncio.create_task(ending.server.drain())
         await turns()
-        assert ending.events == ["health says NOT_SERVING", "calls are refused"]
+        assert ending.events == ["health says NOT_SERVING", "listeners close", "calls are refused"]
         assert not draining.done()
     await asyncio.wait_for(draining, 5)
     await ending.server.close()
-    assert ending.events[2] == "listeners close"
+    assert ending.events[3] == "connections close"
 
 
 async def test_health_tells_of_a_bug_in_scheduling(build: Build) -> None:

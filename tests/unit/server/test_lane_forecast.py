@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import POISON, FakeClock, MirrorModel
 from headwaiter_server.batching.task import Answer
+from headwaiter_server.config import Batching
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import DeadlineUnreachableError, EngineError, OverloadedError, QueueFullError
 from headwaiter_server.model.contract import Cancellation, FloatArray
@@ -183,3 +184,10 @@ async def test_nothing_stays_priced_after_any_mix_of_ends(seed: int, *, packed: 
         assert not forecast.runs
         assert not model._open
         assert not parts.lane._forecast_runs
+
+
+@pytest.mark.parametrize(("batching", "most_texts"), [("auto", 5), ("fifo", 32), ("none", 1)])
+async def test_lane_says_how_many_texts_share_a_run(batching: Batching, most_texts: int) -> None:
+    """However runs are made: their texts are priced by it."""
+    async with encoder_scheduler(MirrorModel(), rows=5, batching=batching) as parts:
+        assert parts.lane.most_texts == most_texts

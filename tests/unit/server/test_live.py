@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from headwaiter.cli import cli
 from headwaiter_server.metrics import OTHER, CallFacts, Metrics, definitions, site
-from headwaiter_server.metrics.endpoint import Request, Response, Route
 from headwaiter_server.metrics.growth import worked_on
 from headwaiter_server.metrics.live import answer, figures, within
+from headwaiter_server.metrics.messages import Request, Response, Route
 from headwaiter_server.metrics.sampling import ModelSample, Observations, Sample, Sampler
 from headwaiter_server.metrics.situation import ModelFacts, Situation
 from hypothesis import given

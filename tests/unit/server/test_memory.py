@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,19 @@ def cgroup(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]
 def test_limit_of_the_container(own: str, files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
     """The tightest limit from the own group up to the root, in both hierarchies; none beyond the machine's memory."""
     assert container_limit_bytes(*cgroup(tmp_path, own, files)) == limit
+
+
+def test_resident_bytes_are_known_where_no_file_can_be_opened(tmp_path: Path) -> None:
+    """Where connections have taken every descriptor, memory is looked at more than ever."""
+    assert resident_bytes() > 0
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            tmp_path.open()
+        assert resident_bytes() > 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_resident_bytes_grow_with_what_is_held() -> None:

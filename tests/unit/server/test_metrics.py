@@ -27,6 +27,7 @@ WATCHED = (
     definitions.WAITING_TEXTS_HELD,
     definitions.WAITING_TEXTS_LIMIT,
     definitions.EVENT_LOOP_LAG_SECONDS,
+    definitions.EVENT_LOOP_TASKS,
     definitions.COST_CORRECTION,
     definitions.MEMORY_LIMIT_BYTES,
     definitions.MODELS_LOADED,
@@ -38,6 +39,9 @@ WATCHED = (
     definitions.CACHE_BYTES,
     definitions.CACHE_LIMIT_BYTES,
     definitions.CACHE_EVICTIONS,
+    definitions.ACCESS_RELOAD_FAILING,
+    definitions.TLS_CERTIFICATE_EXPIRY,
+    definitions.TLS_RELOAD_FAILING,
 )
 
 NAMES = {
@@ -84,6 +88,7 @@ NAMES = {
     "headwaiter_waiting_texts_held": "gauge",
     "headwaiter_waiting_texts_limit": "gauge",
     "headwaiter_event_loop_lag_seconds": "gauge",
+    "headwaiter_event_loop_tasks": "gauge",
     "headwaiter_build_info": "gauge",
     "headwaiter_model_info": "gauge",
     "headwaiter_model_load_duration_seconds": "gauge",
@@ -99,6 +104,8 @@ NAMES = {
     "headwaiter_cache_evictions_total": "counter",
     "headwaiter_model_memory_bytes": "gauge",
     "headwaiter_memory_limit_bytes": "gauge",
+    "headwaiter_tls_certificate_expiry_timestamp_seconds": "gauge",
+    "headwaiter_tls_reload_failing": "gauge",
     "headwaiter_cost_correction_ratio": "gauge",
     "headwaiter_calibration_budget_tokens": "gauge",
     "headwaiter_calibration_full_run_seconds": "gauge",
@@ -106,6 +113,8 @@ NAMES = {
     "headwaiter_calibration_linear_seconds": "gauge",
     "headwaiter_calibration_quadratic_seconds": "gauge",
     "headwaiter_calibration_lone_tokens": "gauge",
+    "headwaiter_client_requests_total": "counter",
+    "headwaiter_access_reload_failing": "gauge",
 }
 
 
@@ -132,7 +141,7 @@ def everything(metrics: Metrics) -> None:
     """Move every metric."""
     metrics.method_offered(METHOD)
     metrics.call_started(METHOD)
-    metrics.call_finished(CallFacts(METHOD, "m", "1", "OK", 0.5, 2, 0.001, 0.002, 0.003, True, TRACE))
+    metrics.call_finished(CallFacts(METHOD, "m", "1", "OK", 0.5, 2, 0.001, 0.002, 0.003, True, TRACE, "ada"))
     metrics.run_finished("m", seconds=0.01, rows=3, tokens=40, padding_tokens=4, wait_seconds=0.0)
     metrics.cpu_spent("m", 0.01)
     metrics.batch_closed("m", reason="budget")

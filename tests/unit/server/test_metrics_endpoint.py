@@ -13,7 +13,8 @@ from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 from headwaiter_server.metrics import MetricsEndpoint, endpoint
-from headwaiter_server.metrics.endpoint import Request, Response
+from headwaiter_server.metrics.gate import Gate
+from headwaiter_server.metrics.messages import Request, Response, Route
 
 # Longer than anything here takes: only a test that fails waits for so long.
 PATIENCE_SECONDS = 30
@@ -29,10 +30,10 @@ def broken(request: Request) -> Response:
 
 
 @contextmanager
-def serving(**routes: endpoint.Route) -> Iterator[MetricsEndpoint]:
-    """A server with these routes, each by its name, and `/echo`."""
+def serving(gate: Gate | None = None, **routes: Route) -> Iterator[MetricsEndpoint]:
+    """A server with these routes, each by its name, and `/echo`, for those whom the gate lets in."""
     table = {"/": echo, "/echo": echo, "/a b": echo, **{f"/{name}": route for name, route in routes.items()}}
-    server = endpoint.serve("127.0.0.1", 0, table)
+    server = endpoint.serve("127.0.0.1", 0, table, gate=gate)
     try:
         yield server
     finally:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fakes import FakeClock
 from headwaiter_server.metrics import CallFacts, Metrics
-from headwaiter_server.metrics.endpoint import Request
+from headwaiter_server.metrics.messages import Request
 from headwaiter_server.metrics.rendering import AGE_HEADER, Renderer
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric

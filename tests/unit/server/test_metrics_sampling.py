@@ -194,3 +194,19 @@ async def test_loop_is_asked_again_and_again() -> None:
     assert lag._handle is not handle
     lag.stop()
     handle.cancel()
+
+
+async def test_tasks_are_counted_in_each_turn() -> None:
+    """Those that are not done, whoever began them."""
+    lag = LoopLag(FakeClock())
+    lag._turn()
+    before = lag.tasks
+    sleepers = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+    lag._turn()
+    assert lag.tasks == before + 3
+    for each in sleepers:
+        each.cancel()
+    await asyncio.gather(*sleepers, return_exceptions=True)
+    lag._turn()
+    assert lag.tasks == before
+    lag.stop()

@@ -15,9 +15,9 @@ from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle import model_config
 from headwaiter_server.lifecycle.model_config import ModelSetup, read_setup
 from headwaiter_server.model.contract import TensorSpec
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
-from .tensor_graphs import bare, centred, doubled, identity, scaled, subject_of
+from .tensor_graphs import bare, centred, doubled, identity, model_of, scaled, subject_of
 
 IN = 'input [{name: "x" data_type: TYPE_FP32 dims: [4]}] '
 OUT = 'output [{name: "y" data_type: TYPE_FP32 dims: [4]}] '
@@ -209,6 +209,22 @@ def test_limit_that_the_graph_cannot_keep_is_refused(tmp_path: Path) -> None:
     # Rows that lean on one another are no reason: a request may have as many as it says.
     leaning = subject_of(bare(tmp_path, centred(), "max_batch_size: 4", name="leaning")).signature
     assert (leaning.max_batch_size, leaning.joined) == (4, False)
+
+
+def test_what_the_runtime_says_to_a_batch_is_told_apart(tmp_path: Path) -> None:
+    """Callers who load the model read our own words alone, the log both."""
+    one_row = model_of(
+        [helper.make_node("Reshape", ["x", "shape"], ["same"]), helper.make_node("Add", ["x", "same"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+        {"shape": np.array([1, 4], np.int64)},
+    )
+    with pytest.raises(BundleError) as refused:
+        subject_of(bare(tmp_path, one_row, "max_batch_size: 4"))
+    assert refused.value.message.endswith(
+        ": max_batch_size: is 4, but the graph does not run on 8 rows, but one by one"
+    )
+    assert "Reshape" in refused.value.said
 
 
 def test_configuration_of_any_size_is_not_parsed(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from headwaiter_proto.inference import grpc_service_pb2
 from headwaiter_server.errors import InvalidRequestError
 from headwaiter_server.rpc.open_inference.form import read_form
 from headwaiter_server.rpc.open_inference.wire import (
+    MOST_AXES,
     MOST_FIELDS,
+    MOST_NUMBER_BYTES,
     MOST_TYPED_ELEMENTS,
-    check_tensors,
+    check_form,
     id_field,
     open_request,
     write_response,
@@ -121,9 +123,11 @@ def test_parts_of_tensors_are_bounded_before_they_are_parsed() -> None:
         inside = b"\x22\x00" * MOST_FIELDS
         size = len(inside)
         prefix = tensor + bytes((size & 0x7F | 0x80, size >> 7))
-        check_tensors(prefix + inside)
-        with pytest.raises(InvalidRequestError, match=f"^message: has more than {MOST_FIELDS} fields in its tensors"):
-            check_tensors(prefix + inside + tensor + b"\x02\x22\x00")
+        check_form(prefix + inside)
+        with pytest.raises(
+            InvalidRequestError, match=f"^message: has more than {MOST_FIELDS} fields in its tensors and parameters"
+        ):
+            check_form(prefix + inside + tensor + b"\x02\x22\x00")
 
 
 def test_elements_that_are_fields_are_bounded_before_they_are_parsed() -> None:
@@ -133,10 +137,80 @@ def test_elements_that_are_fields_are_bounded_before_they_are_parsed() -> None:
     tensor.contents.bytes_contents.extend([b""] * MOST_TYPED_ELEMENTS)
     tensor.contents.fp32_contents.extend([0.0] * 3)
     del tensor.contents.bytes_contents[-1]
-    check_tensors(message.SerializeToString())
+    check_form(message.SerializeToString())
     tensor.contents.bytes_contents.extend([b""] * 2)
     with pytest.raises(InvalidRequestError, match=f"^inputs: have more than {MOST_TYPED_ELEMENTS} elements"):
-        check_tensors(message.SerializeToString())
+        check_form(message.SerializeToString())
+
+
+class Watched(bytes):
+    """Bytes that know how often they were looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+def within(tag: int, data: bytes) -> bytes:
+    """A field that is a message."""
+    return bytes((tag << 3 | 2,)) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*parts, value))
+
+
+PARTS = b"\x12\x00" * 1_000_000  # a value of an entry of a map, or a datatype, or unknown: what it is in each place
+HIDDEN = {
+    "an entry of parameters": within(4, PARTS),
+    "a value of an entry": within(4, within(2, b"\x08\x01" * 1_000_000)),
+    "an input": within(5, PARTS),
+    "an entry of an input": within(5, within(4, PARTS)),
+    "a value of an entry of an input": within(5, within(4, within(2, PARTS))),
+    "an output": within(6, PARTS),
+    "an entry of an output": within(6, within(2, PARTS)),
+    "contents": within(5, within(5, PARTS)),
+    "groups": within(5, b"\x7b" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("form", HIDDEN.values(), ids=HIDDEN)
+def test_parts_are_found_wherever_they_hide(form: bytes) -> None:
+    """A million of them cost what the limit of them costs: so many bytes are looked at before the refusal."""
+    watched = Watched(form)
+    with pytest.raises(InvalidRequestError, match=r"has more than|have more than"):
+        check_form(watched)
+    assert watched.looks <= 3 * max(MOST_FIELDS, MOST_TYPED_ELEMENTS) + 100
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_whole_numbers_are_bounded_by_their_bytes(number: int) -> None:
+    """A parser makes eight bytes of each, and reading them takes long; the limit holds for all parts together."""
+    half = b"\x01" * (MOST_NUMBER_BYTES // 2)
+    parts = within(number, half) * 2
+    check_form(within(5, within(5, parts)))
+    for form in (within(5, within(5, parts + within(number, b"\x01"))), within(5, within(5, parts)) * 2):
+        with pytest.raises(InvalidRequestError, match=f"^inputs: have more than {MOST_NUMBER_BYTES} bytes of whole"):
+            check_form(form)
+
+
+def test_floats_are_not_bounded_but_by_the_message() -> None:
+    """They are copied as they are."""
+    check_form(within(5, within(5, within(6, bytes(4 << 20)) + within(7, bytes(4 << 20)))))
+
+
+def test_shapes_are_bounded_before_they_are_parsed() -> None:
+    """Longer ones than any tensor has, with what that makes of memory."""
+    padding = within(1, b"m" * 10_000)
+    check_form(padding + within(5, within(3, b"\xff" * 9 * MOST_AXES + b"\x01" * MOST_AXES)))
+    with pytest.raises(InvalidRequestError, match=f"^inputs: have a shape of more than {MOST_AXES} axes"):
+        check_form(padding + within(5, within(3, b"\x01" * 1000)))
 
 
 @given(RAW_CONTENTS, st.text(max_size=200))

@@ -90,6 +90,21 @@ def test_overload_leaves_goodput_at_capacity(load: float, noise: float) -> None:
     assert min(refusals) > 0
 
 
+@pytest.mark.parametrize("most_texts", [1, 3])
+@pytest.mark.parametrize("load", [2.0, 10.0])
+def test_runs_of_few_texts_are_not_taken_for_full_ones(most_texts: int, load: float) -> None:
+    """Where few texts share a run, however short, nobody is let in who could be answered only by fuller runs."""
+    cost, rng = PackedCost(0.01, 1e-5, 0.0), random.Random(5)
+    rate = WORKERS * most_texts / cost.seconds(9 * most_texts)
+    requests = list(poisson(rng, load * rate, 4.0, lambda: [rng.randint(3, 15)]))
+    for request in requests:
+        request.timeout = 1.0
+    prices = Prices(cost, 512, most_texts=most_texts)
+    Server(Forecast(WORKERS), prices, lambda lengths, _: cost.seconds(sum(lengths))).serve(requests)
+    assert sum(request.in_time for request in requests) / 4.0 > 0.9 * rate
+    assert late(requests) == 0
+
+
 def test_overload_does_not_make_the_admitted_wait() -> None:
     """With a deadline of 1 s, the slowest answers under twice the capacity take twice what they do below it."""
     assert p99_seconds(served(2.0)) <= 2 * p99_seconds(served(0.8))

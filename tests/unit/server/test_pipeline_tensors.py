@@ -85,6 +85,75 @@ def test_wrong_request_is_refused_by_its_field(
     assert words in refused.value.description
 
 
+# As floats, and as the bits of BF16: none of them is a finite number, and the last is the largest that is one.
+NO_NUMBERS = [(np.nan, 0x7FC0), (np.inf, 0x7F80), (-np.inf, 0xFF80), (-np.nan, 0xFF81)]
+LARGEST = {"FP16": 65504.0, "FP32": 3.4028234e38, "FP64": 1.7976931348623157e308, "BF16": 0x7F7F}
+
+
+@pytest.mark.parametrize("datatype", list(LARGEST))
+@pytest.mark.parametrize(("number", "bits"), NO_NUMBERS)
+def test_what_is_no_finite_number_is_refused_or_passed_on(datatype: str, number: float, bits: int) -> None:
+    """By the name of its tensor and its place there, in every type of floating numbers; or as it is, if so set."""
+    signature = Signature((TensorSpec("x", datatype, (-1, 3)), TensorSpec("words", "BYTES", (-1, 1))), (), 4)
+    array = zeros((2, 3), datatype)
+    array[:] = LARGEST[datatype]
+    array[0, 0] *= -1 if datatype != "BF16" else 1
+    request = TensorRequest("m", 1, {"x": array, "words": inputs()["words"]})
+    assert read_tensors(signature, request)[0].arrays["x"] is array
+    array[1, 2] = bits if datatype == "BF16" else number
+    with pytest.raises(InvalidRequestError) as refused:
+        read_tensors(signature, request, "refuse")
+    assert refused.value.field == "inputs[x].contents"
+    assert "NaN or an infinity at [1, 2]" in refused.value.description
+    assert read_tensors(signature, request)[0].arrays["x"] is array
+
+
+def test_nothing_and_single_numbers_are_looked_through() -> None:
+    """Tensors without elements, and without axes."""
+    signature = Signature((TensorSpec("a", "FP16", (-1,)), TensorSpec("b", "FP32", ())), (), 0)
+    nothing = {"a": zeros((0,), "FP16"), "b": np.array(0.5, np.float32)}
+    assert read_tensors(signature, TensorRequest("m", 1, nothing))[0].rows == 1
+    with pytest.raises(InvalidRequestError, match="infinity at \\[\\]"):
+        read_tensors(signature, TensorRequest("m", 1, nothing | {"b": np.array(np.inf, np.float32)}), "refuse")
+
+
+async def test_server_does_with_them_what_it_is_set_to(tmp_path: Path) -> None:
+    """A setting of the whole server; what is passed on does not change a bit of the answers of its mates."""
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    spoiled = rows.copy()
+    spoiled[3, 1] = np.nan
+    async with served(tmp_path / "a", doubled(), nonfinite_inputs="refuse") as it:
+        with pytest.raises(InvalidRequestError, match="--nonfinite-inputs"):
+            await it.ask(spoiled)
+        alone = await it.ask(rows)
+    async with served(tmp_path / "b", doubled(), batch_delay_seconds=0.05) as it:
+        replies = await asyncio.gather(it.ask(rows), it.ask(spoiled), it.ask(rows))
+    assert [reply.timings.batch_size for reply in replies] == [24] * 3
+    for reply in replies[::2]:
+        assert reply.outputs["sum"].tobytes() == alone.outputs["sum"].tobytes()
+        assert reply.outputs["double"].tobytes() == alone.outputs["double"].tobytes()
+    assert np.isnan(replies[1].outputs["sum"]).tolist() == [False] * 3 + [True] + [False] * 4
+
+
+@pytest.mark.parametrize(("nonfinite", "size", "threads"), [("pass", 4, 0), ("refuse", 4, 1), ("refuse", 2, 0)])
+async def test_thread_is_taken_only_to_look_through_many_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonfinite: str, size: int, threads: int
+) -> None:
+    """Numbers that are passed on cost nothing to read, however many they are; 16 MB are looked through elsewhere."""
+    to_thread, taken = asyncio.to_thread, 0
+
+    async def counted(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - as it is
+        nonlocal taken
+        taken += 1
+        return await to_thread(function)
+
+    async with served(tmp_path, identity(TensorProto.FLOAT, ("n", 1 << 20)), nonfinite_inputs=nonfinite) as it:
+        monkeypatch.setattr(asyncio, "to_thread", counted)
+        reply = await it.ask(np.ones((size, 1 << 20), np.float32))
+    assert reply.outputs["y"].shape == (size, 1 << 20)
+    assert taken == threads
+
+
 def test_request_is_read_without_a_copy() -> None:
     """Only strings are made anew, as ONNX has text."""
     given = inputs()
@@ -110,7 +179,9 @@ class Served:
         self.dispatcher = Dispatcher(settings.effective_workers, on_crash=lambda: None)
         self.catalog = Catalog()
         self.wiring = Wiring(settings, self.dispatcher, Forecast(settings.effective_workers), self.metrics, None)
-        self.pipeline = Pipeline(self.catalog, self.dispatcher, self.metrics, max_texts=100)
+        self.pipeline = Pipeline(
+            self.catalog, self.dispatcher, self.metrics, max_texts=100, nonfinite_inputs=settings.nonfinite_inputs
+        )
         self.admission = Admission(1000, 1 << 30, 10_000)
 
     async def ask(self, array: Array, input_name: str = "x") -> TensorReply:

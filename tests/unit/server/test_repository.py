@@ -59,7 +59,7 @@ def test_a_model_taken_for_a_repository_is_told_apart(tmp_path: Path) -> None:
     """Who points at a model instead of the folder of models is told where to point."""
     repository = folders(tmp_path, "alpha/1")
     (location,) = find_bundles(repository / "alpha")
-    assert f"the repository is {repository}, one level up" in location.problem
+    assert f"the repository is one level above {repository / 'alpha'}" in location.problem
 
 
 def test_linked_versions_are_followed(tmp_path: Path) -> None:

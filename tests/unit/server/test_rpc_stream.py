@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
+from headwaiter_server.access.gate import Visitor
 from headwaiter_server.errors import DeadlineExceededError, DrainingError, InvalidRequestError, QueueFullError
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.rpc.crossing import Crossing
@@ -79,6 +80,7 @@ class Streaming:
     messages: list[weakref.ref[Message]] = field(default_factory=list)
     everything_opened: bool = False
     in_order: bool = False
+    visitor: Visitor | None = None
 
     def __post_init__(self) -> None:
         self.reading.set()
@@ -90,6 +92,7 @@ class Streaming:
             admission=self.admission,
             metrics=self.metrics,
             clock=asyncio.get_running_loop().time,
+            visitor=self.visitor,
         )
         self.task = asyncio.create_task(self.stream.serve())
 
@@ -101,9 +104,12 @@ class Streaming:
         self.sent.put_nowait(None)
 
     async def requests(self) -> AsyncIterator[bytes]:
-        while (data := await self.sent.get()) is not None:
+        while True:
+            held = [await self.sent.get()]
+            if held[0] is None:
+                return
             self.taken += 1
-            yield data
+            yield held.pop()  # type: ignore[misc]  # not None
 
     def open(self, data: bytes) -> Message:
         name, _, texts = data.decode().partition(" x")
@@ -161,6 +167,25 @@ async def test_messages_are_answered_as_soon_as_they_are_done() -> None:
     await it.task
     assert it.recorded("OK") == 3
     assert (it.admission.calls, it.in_flight()) == (0, 0)
+
+
+async def test_answered_messages_are_let_go() -> None:
+    """Not when the next one comes: a sender may be silent for long, and there may be many of them."""
+
+    class Large(bytearray):
+        """A message."""
+
+    it = Streaming()
+    it.open_all()
+    message = Large(b"a")
+    gone = weakref.ref(message)
+    it.sent.put_nowait(message)  # type: ignore[arg-type]  # bytes that can be watched
+    del message
+    await turns()
+    assert it.written == ["a"]
+    assert gone() is None
+    it.half_close()
+    await it.task
 
 
 async def test_unanswered_messages_are_bounded() -> None:

@@ -26,6 +26,9 @@ EXPECTED: list[tuple[errors.RequestError, grpc.StatusCode]] = [
     (errors.ModelLoadError("model 'x' failed to load"), Code.FAILED_PRECONDITION),
     (errors.RegionExistsError("region 'x' exists"), Code.ALREADY_EXISTS),
     (errors.TooManyRegionsError("1024 regions"), Code.RESOURCE_EXHAUSTED),
+    (errors.UnauthenticatedError("no token"), Code.UNAUTHENTICATED),
+    (errors.NotAllowedError("takes the role control"), Code.PERMISSION_DENIED),
+    (errors.QuotaExceededError("10 calls a second", 0.1), Code.RESOURCE_EXHAUSTED),
     (errors.QueueFullError("full", 0.25), Code.UNAVAILABLE),
     (errors.DeadlineUnreachableError("in 2 s", math.inf), Code.UNAVAILABLE),
     (errors.DrainingError("shutting down", 1.0), Code.UNAVAILABLE),
@@ -86,10 +89,11 @@ def test_wrong_field_is_named_in_the_details() -> None:
     assert PUSHBACK_KEY not in dict(status.trailers)
 
 
+@pytest.mark.parametrize("kind", [errors.QueueFullError, errors.QuotaExceededError])
 @pytest.mark.parametrize(("seconds", "pushback"), [(0.25, "250"), (1.0, "1000"), (0.0, "1"), (0.0011, "2")])
-def test_overload_tells_when_to_retry(seconds: float, pushback: str) -> None:
+def test_overload_tells_when_to_retry(kind: type[errors.OverloadedError], seconds: float, pushback: str) -> None:
     """The trailer gives gRPC's own retries whole milliseconds, never 0; the details give others the exact time."""
-    status = status_of(errors.QueueFullError("full", seconds))
+    status = status_of(kind("full", seconds))
     assert dict(status.trailers)[PUSHBACK_KEY] == pushback
     delay = unpacked(status, error_details_pb2.RetryInfo).retry_delay
     assert delay.seconds + delay.nanos / 1e9 == pytest.approx(seconds)
@@ -132,3 +136,32 @@ def test_every_masked_error_has_its_own_id(logged: LogCapture) -> None:
     first, second = status_of(RuntimeError("x")), status_of(RuntimeError("x"))
     assert first.message != second.message
     assert len(logged.entries) == 2
+
+
+# What gRPC allows for trailing metadata, with room for the times of a call.
+MOST_TRAILER_BYTES = 8192 - 500
+
+
+@pytest.mark.parametrize("character", ["x", "é", "語", "\0", "\ud800"])
+@pytest.mark.parametrize("kind", [errors.InvalidRequestError, errors.UnsupportedError])
+def test_long_quotes_fit_into_the_trailers(
+    kind: type[errors.InvalidRequestError | errors.UnsupportedError], character: str
+) -> None:
+    """An error that quotes a request of 60,000 characters, of whatever kind, can be sent with its details."""
+    status = status_of(kind(f"parameters[{character * 60_000}]", character * 60_000))
+    percent_encoded = 3 * len(status.message.encode())
+    base64 = sum(4 * len(value) // 3 for _, value in status.trailers)
+    assert percent_encoded + base64 < MOST_TRAILER_BYTES
+    details = status_pb2.Status.FromString(dict(status.trailers)[DETAILS_KEY])
+    bad_request = error_details_pb2.BadRequest()
+    assert details.details[0].Unpack(bad_request)
+    assert bad_request.field_violations[0].field.startswith("parameters[")
+    assert bad_request.field_violations[0].description
+
+
+def test_long_names_fit_into_the_trailers() -> None:
+    """So does an error without a field."""
+    status = status_of(errors.UnknownModelError("é" * 60_000))
+    assert 3 * len(status.message.encode()) + sum(4 * len(value) // 3 for _, value in status.trailers) < (
+        MOST_TRAILER_BYTES
+    )

@@ -335,11 +335,11 @@ async def test_server_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
 MISBEHAVIOUR = {
     "garbage on every descriptor": (
         "os.write(1, b'{]'); os.write(3, b'garbage\\n{\"tried\": 3}\\n\\xff\\n[]\\n'); os._exit(0)",
-        "the process in which it was tried ended, saying '{]', while its process started",
+        "the process in which it was tried ended while its process started: {]",
     ),
     "abort": (
         "os.write(2, b'terminate called\\n'); os.abort()",
-        "the process in which it was tried crashed (Aborted), saying 'terminate called', while its process started",
+        "the process in which it was tried crashed (Aborted) while its process started: terminate called",
     ),
     "out of memory in another language": (
         "os.write(2, b'memory allocation of 99 bytes failed\\n'); os.abort()",
@@ -360,7 +360,7 @@ MISBEHAVIOUR = {
     ),
     "writes for ever": (
         "[os.write(1, b'x' * 4096) for _ in range(10_000)]",
-        f"the process in which it was tried ended, saying '{'x' * 300}', while its process started",
+        f"the process in which it was tried ended while its process started: {'x' * 300}",
     ),
     "processor time": (
         "resource.setrlimit(resource.RLIMIT_CPU, (1, 2)); [0 for _ in iter(int, 1)]",

@@ -107,16 +107,17 @@ async def test_what_fails_its_trial_is_not_built(tmp_path: Path) -> None:
     assert "it crashed" in (await made.index())["a:1"][1]
 
 
-async def test_trial_that_breaks_is_a_failed_load(tmp_path: Path) -> None:
-    """Whatever the system says to it; nothing is built, and metrics and index know of it."""
+async def test_trial_that_breaks_is_a_failed_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the system says to it, which goes to the log alone; nothing is built, and metrics and index know."""
 
     def broken(location: BundleLocation) -> str:
         raise RuntimeError("can't start new thread")
 
     made = await managed(tmp_path, broken)
-    with pytest.raises(ModelLoadError, match="can't start new thread"):
+    with pytest.raises(ModelLoadError, match=r"'a' failed to load: a/1: it cannot be loaded$"):
         await made.manager.load("a")
+    assert "can't start new thread" in "".join(capsys.readouterr())
     assert made.workshop.events == []
     assert made.found == ["a:1"]
     assert made.loads("a", "failed") == 1
-    assert "can't start new thread" in (await made.index())["a:1"][1]
+    assert (await made.index())["a:1"][1] == "a/1: it cannot be loaded"

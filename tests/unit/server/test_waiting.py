@@ -20,6 +20,18 @@ def test_only_earlier_deadlines_of_the_same_caller_stand_before() -> None:
     assert work.ahead(Terms(0.0, deadline=20.0), 1.0) == 6
 
 
+def test_others_stand_before_by_their_weight() -> None:
+    """Of a caller with twice the weight, twice as much is served meanwhile; of one with half, half as much."""
+    work = WaitingWork()
+    work.add(Terms(0.0, fairness_key="other", weight=2.0), 1, 100.0)
+    assert work.ahead(Terms(0.0, fairness_key="own"), 1.0) == 2
+    assert work.ahead(Terms(0.0, fairness_key="own", weight=4.0), 1.0) == 0.5
+    work.add(Terms(0.0, fairness_key="own"), 1, 3.0)
+    assert work.ahead(Terms(0.0, fairness_key="own"), 1.0) == 3 + 2 * 4
+    work.remove(Terms(0.0, fairness_key="other", weight=5.0), 1, 100.0)
+    assert work.ahead(Terms(0.0, fairness_key="own"), 1.0) == 3
+
+
 def test_steady_load_leaves_no_trail() -> None:
     """A caller that always has something waiting costs as much memory after an hour as after a second."""
     work, sizes = WaitingWork(), []

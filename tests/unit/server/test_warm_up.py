@@ -14,7 +14,7 @@ from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.plan import CalibrationPlan
 from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
-from headwaiter_server.lifecycle.trying import NO_MEMORY, REFUSED, TRIED, try_model
+from headwaiter_server.lifecycle.trying import NO_MEMORY, REFUSED, SAID, TRIED, try_model
 from headwaiter_server.lifecycle.warm_up import warm_up
 from headwaiter_server.model.cached import CachedRows
 from headwaiter_server.model.contract import Array, Cancellation, FloatArray, Graph
@@ -125,7 +125,7 @@ def test_panic_of_a_library_is_a_refusal(tmp_path: Path, monkeypatch: pytest.Mon
     steps: list[Mapping[str, str]] = []
     request = {"name": "small", "version": 1, "folder": str(tmp_path), "variant": "fp32", "threads": 1}
     try_model(request, steps.append)
-    assert steps[-1][REFUSED] == f"{tmp_path}: Panic: index out of bounds"
+    assert steps[-1] == {REFUSED: f"{tmp_path}: it cannot be loaded", SAID: "Panic: index out of bounds"}
 
 
 def test_model_that_generates_encodes_one_text_and_several(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,16 @@ def test_fields_inside_a_message_are_bounded() -> None:
         check_field_counts(b"\x12\x02\x10\x01" * 40, STREAMED, LIMIT)
 
 
+@pytest.mark.parametrize("field", [b"\x0a\x00", b"\x78\x01", b"\x7b\x7c", b"\x7b"])
+def test_messages_of_single_fields_are_bounded(field: bytes) -> None:
+    """Where nothing stands more than once, nothing has to be counted for that."""
+    check_field_counts(field * 32, Counted())  # a group has two tags
+    data = Watched(field * 1_000_000)
+    with pytest.raises(InvalidRequestError, match=r"message: has more than 64 fields$"):
+        check_field_counts(data, Counted())
+    assert data.furthest < 200
+
+
 def test_each_list_of_texts_has_the_limit() -> None:
     """Two repeated fields of one message are counted by themselves."""
     counted = Counted({3: "texts", 4: "second_texts"})
@@ -127,6 +137,13 @@ def test_number_of_what_is_no_message_is_some_number(data: bytes) -> None:
     except DecodeError:
         return
     assert number == message.id
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x08\x07"])
+def test_number_in_a_group_is_another(begin: bytes) -> None:
+    """What stands in a group is no field of the message, however deep."""
+    data = begin + b"\x7b\x08\x09\x7b\x7c\x08\x0a\x7c"
+    assert read_number(data, 1) == inference_pb2.EmbedStreamRequest.FromString(data).id == bool(begin) * 7
 
 
 def test_number_is_looked_for_only_so_far() -> None:

@@ -2,6 +2,8 @@
 
 const PERIOD_MS = 1000;
 const PATIENCE_MS = 5000;
+// Without the name and password that the page's own address may hold: browsers do not fetch such addresses.
+const FIGURES = new URL("live.json", `${location.origin}${location.pathname}`);
 
 export class Feed {
   /** `onAnswer(answer, fresh)` gets each answer, `fresh` if it holds all points instead of the new ones;
@@ -40,7 +42,7 @@ export class Feed {
     const query = new URLSearchParams({ since: last, model, run: run ?? "" });
     let answer;
     try {
-      const response = await fetch(`live.json?${query}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+      const response = await fetch(`${FIGURES}?${query}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
       if (!response.ok) throw new Error(`status ${response.status}`);
       answer = await response.json();
     } catch {

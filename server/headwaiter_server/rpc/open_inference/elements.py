@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from headwaiter_server.errors import InvalidRequestError
 from headwaiter_server.model.contract import Array
 from headwaiter_server.model.datatypes import BYTES, Datatype
-from headwaiter_server.rpc.open_inference.wire import Buffer
+from headwaiter_server.rpc.open_inference.wire import MOST_AXES, Buffer
 from headwaiter_server.rpc.wire import next_field
 
 # Elements that are Python objects are made, or written, on a thread where there are more: these take some 3 ms.
 INLINE_ELEMENTS = 16_384
-# numpy takes a few more axes, and as many elements only where an axis of 0 leaves none of them.
-_MOST_AXES = 32
+# numpy takes as many only where an axis of 0 leaves none of them.
 _MOST_ELEMENTS = 1 << 48
 _LENGTH = struct.Struct("<I")
 _LENGTH_BYTES = _LENGTH.size
@@ -58,8 +57,8 @@ def read_shape(field: str, sizes: Sequence[int]) -> tuple[int, ...]:
     Raises:
         InvalidRequestError: No tensor has it.
     """
-    if len(sizes) > _MOST_AXES:
-        raise InvalidRequestError(f"{field}.shape", f"has {len(sizes)} axes, the limit is {_MOST_AXES}")
+    if len(sizes) > MOST_AXES:
+        raise InvalidRequestError(f"{field}.shape", f"has {len(sizes)} axes, the limit is {MOST_AXES}")
     shape = tuple(sizes)
     if shape and min(shape) < 0:
         raise InvalidRequestError(f"{field}.shape", f"is {list(shape)}: sizes begin at 0")
@@ -220,10 +219,12 @@ def _varints(payload: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Varints, all at once: first their lowest 7 bits, then the next 7 of those that have more."""
     ends = np.flatnonzero(payload < _MORE)
     starts = np.concatenate(([0], ends[:-1] + 1))
-    sizes = ends - starts + 1
-    values = np.zeros(len(ends), np.uint64)
-    for index in range(int(sizes.max())):
-        longer = np.flatnonzero(sizes > index)
+    values = (payload[starts] & (_MORE - 1)).astype(np.uint64)
+    longer = np.flatnonzero(ends > starts)
+    index = 1
+    while longer.size:
         bits = (payload[starts[longer] + index] & (_MORE - 1)).astype(np.uint64)
         values[longer] |= bits << np.uint64(_VALUE_BITS * index)
+        longer = longer[ends[longer] > starts[longer] + index]
+        index += 1
     return values

@@ -11,7 +11,7 @@ from headwaiter_server.rpc.messages import parse
 from headwaiter_server.rpc.open_inference.inputs import InputPlan, plan_inputs
 from headwaiter_server.rpc.open_inference.outputs import OutputPlan, plan_outputs
 from headwaiter_server.rpc.open_inference.parameters import read_parameters, read_version
-from headwaiter_server.rpc.open_inference.wire import check_tensors
+from headwaiter_server.rpc.open_inference.wire import check_form
 
 # Longer ones have elements in them.
 _LONGEST_KEPT = 1024
@@ -64,7 +64,7 @@ def read_form(data: bytes) -> Form:
     """
     if len(data) <= _LONGEST_KEPT:
         return _kept_form(data)
-    check_tensors(data)
+    check_form(data)
     return _form(data)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from headwaiter_proto.inference import grpc_service_pb2
 
+from headwaiter_server.access.roles import Role
 from headwaiter_server.errors import InvalidRequestError, UnsupportedError
 from headwaiter_server.log import Logged, get_logger, logged, set_logged
 from headwaiter_server.pipeline import Pipeline
@@ -51,10 +52,11 @@ class Settings:
         """Its methods by name."""
         return {"LogSettings": self.log_settings, "TraceSetting": self.trace_setting}
 
-    async def log_settings(self, data: bytes, _permit: Permit, _crossing: Crossing) -> bytes:
+    async def log_settings(self, data: bytes, _permit: Permit, crossing: Crossing) -> bytes:
         """Change what is logged, if anything is asked for and all of it can be had; then say what is."""
         message = parse(grpc_service_pb2.LogSettingsRequest, data)
         if message.settings:
+            crossing.require(Role.CONTROL, "change what is logged")
             if self._control != "explicit":
                 raise UnsupportedError(
                     "settings", f"callers cannot change what is logged here: --model-control is {self._control}"

@@ -53,7 +53,8 @@ def open_streamed(inference: Inference, data: bytes) -> StreamedInference:
     try:
         request = open_request(data)
     except InvalidRequestError as error:
-        return StreamedInference(inference, error, None, 0)
+        # Kept without its frames, which hold the message.
+        return StreamedInference(inference, error.with_traceback(None), None, 0)
     try:
         form = read_form(request.form)
     except RequestError:  # answered with it, in its turn

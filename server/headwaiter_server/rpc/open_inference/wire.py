@@ -7,7 +7,7 @@ format is the same message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,13 +16,18 @@ from headwaiter_proto.inference import grpc_service_pb2
 from headwaiter_server.errors import InvalidRequestError
 from headwaiter_server.rpc.wire import next_field
 
-# Fields of a request, and again of all its tensors together: inputs, outputs, parameters and raw contents among them.
+# Fields of a request, and again of all its tensors and parameters together, at any depth.
 MOST_FIELDS = 4096
+# Sizes of one shape; numpy takes a few more.
+MOST_AXES = 32
 # Elements that are fields of their own, as BYTES are: there are better ways to send more.
 MOST_TYPED_ELEMENTS = 16_384
+# Of whole numbers that are sent as varints, which a parser makes up to eight times as long, and are slow to read.
+MOST_NUMBER_BYTES = 1 << 18
 
 Buffer = bytes | memoryview
 
+_MOST_SHAPE_BYTES = MOST_AXES * 10  # a varint has so many at most
 _LENGTH_DELIMITED = 2
 # Nobody sends any; in one, what looks like raw contents would be none.
 _GROUPS = (3, 4)
@@ -38,9 +43,31 @@ def _tag(number: int) -> int:
 _REQUEST = grpc_service_pb2.ModelInferRequest
 _ID = _tag(_REQUEST.ID_FIELD_NUMBER)
 _RAW_INPUT = _tag(_REQUEST.RAW_INPUT_CONTENTS_FIELD_NUMBER)
-_TENSORS = (_tag(_REQUEST.INPUTS_FIELD_NUMBER), _tag(_REQUEST.OUTPUTS_FIELD_NUMBER))
-_INPUT = _tag(_REQUEST.INPUTS_FIELD_NUMBER)
+_SHAPE = _tag(_REQUEST.InferInputTensor.SHAPE_FIELD_NUMBER)
 _CONTENTS = _tag(_REQUEST.InferInputTensor.CONTENTS_FIELD_NUMBER)
+_ELEMENTS = grpc_service_pb2.InferTensorContents
+# Floats are not among them: they are copied as they are.
+_PACKED_VARINTS = frozenset(
+    _tag(number)
+    for number in (
+        _ELEMENTS.BOOL_CONTENTS_FIELD_NUMBER,
+        _ELEMENTS.INT_CONTENTS_FIELD_NUMBER,
+        _ELEMENTS.INT64_CONTENTS_FIELD_NUMBER,
+        _ELEMENTS.UINT_CONTENTS_FIELD_NUMBER,
+        _ELEMENTS.UINT64_CONTENTS_FIELD_NUMBER,
+    )
+)
+
+# What is looked into: tags of fields that are messages, and of those within them.
+_Inside = Mapping[int, "_Inside"]
+_VALUE_OF_ENTRY = _tag(2)  # of any map
+_ENTRY: _Inside = {_VALUE_OF_ENTRY: {}}
+_INSIDE_INPUT: _Inside = {_tag(_REQUEST.InferInputTensor.PARAMETERS_FIELD_NUMBER): _ENTRY}
+_INSIDE_REQUEST: _Inside = {
+    _tag(_REQUEST.PARAMETERS_FIELD_NUMBER): _ENTRY,
+    _tag(_REQUEST.INPUTS_FIELD_NUMBER): _INSIDE_INPUT,
+    _tag(_REQUEST.OUTPUTS_FIELD_NUMBER): {_tag(_REQUEST.InferRequestedOutputTensor.PARAMETERS_FIELD_NUMBER): _ENTRY},
+}
 _ANSWERED_ID = _tag(grpc_service_pb2.ModelInferResponse.ID_FIELD_NUMBER)
 _RAW_OUTPUT = _tag(grpc_service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 _STREAMED = _tag(grpc_service_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER)
@@ -102,37 +129,75 @@ def open_request(data: bytes) -> InferRequest:
     return InferRequest(b"".join(parts), sent_id, data, raw_contents)
 
 
-def check_tensors(form: bytes) -> None:
-    """Refuse tensors with more parts than a parser should have to make; what is no message is left to the parser.
+def check_form(form: bytes) -> None:
+    """Refuse tensors and parameters with more parts than a parser should have to make.
+
+    What is no message is left to the parser, which says so better.
 
     Raises:
         InvalidRequestError: They have more.
     """
     if len(form) <= MOST_FIELDS * _SMALLEST_FIELD_BYTES:
         return
-    fields = elements = position = 0
+    counts = _Counts()
+    position = 0
     try:
         while position < len(form):
-            tag, inner, position = next_field(form, position)
-            if tag not in _TENSORS:
-                continue
-            while inner < position:
-                inner_tag, element, inner = next_field(form, inner)
-                fields += 1
-                if fields > MOST_FIELDS:
-                    raise InvalidRequestError("message", f"has more than {MOST_FIELDS} fields in its tensors")
-                if tag != _INPUT or inner_tag != _CONTENTS:
-                    continue
-                while element < inner:
-                    element = next_field(form, element)[2]
-                    elements += 1
-                    if elements > MOST_TYPED_ELEMENTS:
-                        raise InvalidRequestError(
-                            "inputs",
-                            f"have more than {MOST_TYPED_ELEMENTS} elements in their contents: send raw_input_contents",
-                        )
+            tag, start, position = next_field(form, position)
+            inside = _INSIDE_REQUEST.get(tag)
+            if inside is not None:
+                _count(form, start, position, inside, counts)
     except (IndexError, KeyError):
         return
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was counted so far.
+
+    Attributes:
+        fields: Of tensors and parameters, at any depth.
+        elements: Elements that are fields of their own.
+        number_bytes: Bytes of elements that are varints one behind the other.
+    """
+
+    fields: int = 0
+    elements: int = 0
+    number_bytes: int = 0
+
+
+def _count(form: bytes, position: int, end: int, inside: _Inside, counts: _Counts) -> None:
+    """Count the fields of one message, and of those within it."""
+    while position < end:
+        tag, start, position = next_field(form, position)
+        counts.fields += 1
+        if counts.fields > MOST_FIELDS:
+            raise InvalidRequestError("message", f"has more than {MOST_FIELDS} fields in its tensors and parameters")
+        if tag == _SHAPE and inside is _INSIDE_INPUT:
+            if position - start > _MOST_SHAPE_BYTES:
+                raise InvalidRequestError("inputs", f"have a shape of more than {MOST_AXES} axes")
+        elif tag == _CONTENTS and inside is _INSIDE_INPUT:
+            _count_elements(form, start, position, counts)
+        elif (deeper := inside.get(tag)) is not None:
+            _count(form, start, position, deeper, counts)
+
+
+def _count_elements(form: bytes, position: int, end: int, counts: _Counts) -> None:
+    while position < end:
+        tag, start, position = next_field(form, position)
+        counts.elements += 1
+        if counts.elements > MOST_TYPED_ELEMENTS:
+            raise InvalidRequestError(
+                "inputs", f"have more than {MOST_TYPED_ELEMENTS} elements in their contents: send raw_input_contents"
+            )
+        if tag in _PACKED_VARINTS:
+            counts.number_bytes += position - start
+            if counts.number_bytes > MOST_NUMBER_BYTES:
+                raise InvalidRequestError(
+                    "inputs",
+                    f"have more than {MOST_NUMBER_BYTES} bytes of whole numbers in their contents: "
+                    "send raw_input_contents",
+                )
 
 
 def write_response(header: Sequence[bytes], raw_contents: Sequence[Buffer], *, streamed: bool) -> bytes:
