@@ -42,6 +42,8 @@ class Sandbox:
             wrapped.append("--unshare-net")
         for system in _SYSTEM:
             wrapped += ["--ro-bind-try", system, system]
+        # Before what is given, which may lie below.
+        wrapped += ["--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
         readable = dict(self.readable)
         # The interpreter, where it is not part of the system.
         if not sys.base_prefix.startswith("/usr"):
@@ -53,7 +55,7 @@ class Sandbox:
             wrapped += ["--ro-bind", str(outside), str(inside)]
         for inside, outside in self.writable.items():
             wrapped += ["--bind", str(outside), str(inside)]
-        wrapped += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
+        wrapped += ["--proc", "/proc", "--dev", "/dev"]
         wrapped += ["--remount-ro", "/", "--chdir", self.workdir, "--clearenv"]
         for name, value in self.environment.items():
             wrapped += ["--setenv", name, value]

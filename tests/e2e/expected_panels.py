@@ -10,6 +10,7 @@ from .monitored import (
     BIG_TEXTS,
     FROZEN_SECONDS,
     KV_CACHE_BYTES,
+    LONG_BEAMS,
     LONG_TEXTS,
     MEMORY_BYTES,
     MOST_CALLS,
@@ -265,7 +266,7 @@ PANELS: Mapping[tuple[str, str], Check] = {
             "pronounce": _generated(window) / sum(call.texts for call in window.calls if call.model == "pronounce")
         },
     ),
-    ("generation", "Texts being generated"): Peaks(lambda _: {"pronounce": Between(32, 64)}),
+    ("generation", "Texts being generated"): Peaks(lambda _: {"pronounce": Between(32 / LONG_BEAMS, 64 / LONG_BEAMS)}),
     ("generation", "Texts that wait for a place"): Peaks(lambda _: {"pronounce": _QUEUED}),
     ("generation", "Texts in a step"): Rates(
         "whole",

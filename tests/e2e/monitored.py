@@ -32,9 +32,10 @@ STORM_SECONDS = 12.0
 # Long enough for two scrapes to fail.
 FROZEN_SECONDS = 3.0
 BIG_TEXTS = 8000
-# Texts of each call that takes a place in the storm: more than can be generated meanwhile, though the server turned to
-# one call alone; few enough that what it takes to read them all does not count.
-LONG_TEXTS = 4500
+# Texts of each call that takes a place in the storm, and hypotheses of each text: more than can be generated meanwhile,
+# though the server turned to one call alone, of texts few enough that what it takes to read them all does not count.
+LONG_TEXTS = 1500
+LONG_BEAMS = 4
 MIXED = ("soup", "the waiter walked to the table", "ada wrote the first note of the engine, and the note was long")
 
 
@@ -139,7 +140,7 @@ def _calm(callers: Callers) -> None:
     callers.together(lambda _: callers.embed("soup", model="nobody"), 15, MOST_CALLS)
     callers.together(lambda _: callers.generate("waiter", "soup", "lovelace"), 20, MOST_CALLS)
     callers.together(lambda _: callers.generate("waiter", num_beams=4), 10, MOST_CALLS)
-    for _ in range(5):
+    for _ in range(10):  # so that some scrape sees them wait
         callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
 
 
@@ -166,7 +167,7 @@ def _take_every_place(callers: Callers, server: ServerProcess, timeout: float | 
     """Long calls, of which the first half has a deadline, if one is given; the last one is a stream."""
     texts = ["abcdefgh" * 5] * LONG_TEXTS
     sent = [
-        callers.generate(*texts, timeout=timeout if number < MOST_CALLS // 2 else None)
+        callers.generate(*texts, timeout=timeout if number < MOST_CALLS // 2 else None, num_beams=LONG_BEAMS)
         for number in range(MOST_CALLS - 1)
     ]
     sent.append(callers.generate_unread(*texts))
