@@ -10,6 +10,7 @@ measured; with `--models`, a real model follows at twice its capacity.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -178,7 +179,14 @@ def figures(it: Flood) -> list[Figure]:
     return [
         *told,
         Figure(f"{since:.0f} s after: p99 at {BELOW:.0%} load", now * 1e3, "ms", "as before", now <= _AS_BEFORE * then),
-        Figure(f"{since:.0f} s after: refused at {BELOW:.0%} load", still, "", f"as before: {used}", still <= used),
+        # Refusals come by chance, with the server's runs: three standard deviations of a count are no change.
+        Figure(
+            f"{since:.0f} s after: refused at {BELOW:.0%} load",
+            still,
+            "",
+            f"as before: {used}, give or take chance",
+            still <= used + 3 * math.sqrt(max(1, used)),
+        ),
         Figure("calls held in the end", it.held, "", "0", it.held == 0),
         Figure("memory grown by", it.grown_mib, "MiB", f"<= {_MEMORY_MIB}", it.grown_mib <= _MEMORY_MIB),
     ]
