@@ -19,7 +19,7 @@ from .monitored import (
     Story,
 )
 from .reloading import FAILED_LOADS, HITS, MISSES, SWAPS, Reloading
-from .windows import Window
+from .windows import Between, Window
 
 MODELS = ("embed", "fragile", "pronounce", "tag")
 ENCODERS = ("embed", "fragile", "tag")
@@ -31,14 +31,6 @@ _SERVICE = "headwaiter.v1.InferenceService"
 _REQUESTS = "headwaiter_requests_total"
 _SECONDS = "headwaiter_request_duration_seconds"
 _LONG = MOST_CALLS * LONG_TEXTS
-
-
-@dataclass(frozen=True)
-class Between:
-    """A value that depends on the machine, within bounds."""
-
-    least: float
-    most: float
 
 
 Expected = Mapping[str, float | Between]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from .expected_panels import failed_share, slow_shares
 from .monitored import SLO_SECONDS
-from .windows import Window
+from .windows import Between, Window
 
 # Alerts whose condition the story causes; most of them would have to wait before they fire.
 PENDING = {
@@ -25,7 +25,7 @@ PENDING = {
 ANY = {"HeadwaiterQueueWaitHigh", "HeadwaiterSaturationHigh", "HeadwaiterEventLoopLag", "HeadwaiterNoTargets"}
 SILENT = {"HeadwaiterModelMissing", "HeadwaiterMemoryNearLimit", "HeadwaiterModelLoadFailing"}
 
-Series = Iterator[tuple[dict[str, str], float]]
+Series = Iterator[tuple[dict[str, str], float | Between]]
 
 _RULE_SECONDS = 300
 _FIXED = {"headwaiter:availability:objective": 0.999, "headwaiter:latency:objective": 0.99}

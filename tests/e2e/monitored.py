@@ -32,6 +32,8 @@ STORM_SECONDS = 12.0
 # Long enough for two scrapes to fail.
 FROZEN_SECONDS = 3.0
 BIG_TEXTS = 8000
+# So many that no series begins near nothing, measured by what it rises.
+_ANSWERED_BEFORE = 6
 # Texts of each call that takes a place in the storm, and hypotheses of each text: more than can be generated meanwhile,
 # though the server turned to one call alone, of texts few enough that what it takes to read them all does not count.
 LONG_TEXTS = 1500
@@ -110,15 +112,20 @@ def told_story(models: Path, folder: Path) -> Iterator[Story]:
 
 
 def _warm_up(callers: Callers, server: ServerProcess) -> None:
-    """One call of every kind, so that every series is there: the first event of a new one cannot be seen as a rise."""
-    for model in ("embed", "fragile"):
-        callers.embed("soup", model=model).ended()
+    """Calls of every kind, so that every series is there: the first event of a new one cannot be seen as a rise.
+
+    More than one of those that are answered at once: what Prometheus reckons a series to have risen by before its first
+    sample, it cuts off where that would have been less than nothing. What all series have risen by alike cancels out.
+    """
+    for _ in range(_ANSWERED_BEFORE):
+        for model in ("embed", "fragile"):
+            callers.embed("soup", model=model).ended()
+        callers.tag("soup").ended()
+        callers.generate("soup").ended()
     callers.embed("soup", timeout=30).ended()
     callers.embed(POISON, model="fragile").ended()
     callers.embed("", model="embed").ended()
     callers.embed("soup", model="nobody").ended()
-    callers.tag("soup").ended()
-    callers.generate("soup").ended()
     callers.generate(*["word"] * LONG_TEXTS, timeout=0.2).ended()
     _cancelled(callers, callers.generate(*["word"] * LONG_TEXTS), server)
     places = _take_every_place(callers, server)

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from .expected_panels import MODEL_PANELS, PANELS, Between, Finally, Peaks, Rates
+from .expected_panels import MODEL_PANELS, PANELS, Finally, Peaks, Rates
 from .expected_rules import ANY, PENDING, SILENT, expected_series
 from .monitored import MOST_CALLS, SLO_SECONDS, Story, told_story
 from .monitored_models import write_models
-from .prometheus import INTERVAL_SECONDS, Labels
+from .prometheus import Labels
 from .reloading import FAILED_LOADS, HITS, MISSES, SWAPS, Reloading, told_reloading
-from .windows import Window
+from .windows import Between, Window
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 VARIABLES = {"$job": "headwaiter", "$instance": ".*", "$model": ".*"}
@@ -100,9 +100,9 @@ def wrong(shown: dict[str, float], expected: dict[str, float | Between], part: f
     return found
 
 
-def close_to(window: Window) -> float:
-    """How far a rate may be off: by what a scrape more or less at the window's edge would count."""
-    return INTERVAL_SECONDS / window.seconds
+def shows(value: float | Between) -> bool:
+    """Whether it takes something to have happened for a value to be so."""
+    return (value.most if isinstance(value, Between) else value) > 0
 
 
 def test_counters_are_those_of_the_callers(story: Story) -> None:
@@ -134,7 +134,9 @@ def test_storm_was_one(story: Story) -> None:
     cpu = story.storm.rise("headwaiter_cpu_seconds_total")
     wasted = story.storm.rises("headwaiter_wasted_cpu_seconds_total", "reason")
     assert all(wasted.values())
-    assert sum(wasted.values()) == pytest.approx(cpu, rel=0.1)
+    # Beside what runs took, callers are charged with what it took to read their texts.
+    read = story.storm.rise("headwaiter_tokenize_duration_seconds_sum")
+    assert 0.9 * cpu <= sum(wasted.values()) <= 1.1 * cpu + read
     assert story.storm.codes() == {
         "UNAVAILABLE": 30,
         "DEADLINE_EXCEEDED": MOST_CALLS // 2,
@@ -164,8 +166,8 @@ def test_panel(story: Story, panels: dict[tuple[str, str], list[dict[str, str]]]
             values = story.prometheus.instant(expr, story.end if isinstance(check, Finally) else window.end)
         shown |= {legend(target["legendFormat"], labels): value for labels, value in values.items()}
     # A panel whose condition was never caused would prove nothing.
-    assert any(isinstance(each, Between) or each > 0 for each in expected.values())
-    assert wrong(shown, expected, close_to(window)) == {}
+    assert any(shows(each) for each in expected.values())
+    assert wrong(shown, expected, window.close) == {}
 
 
 @pytest.mark.parametrize(("dashboard", "title"), MODEL_PANELS, ids=lambda part: part.replace(" ", "-"))
@@ -177,7 +179,7 @@ def test_panel_of_models_that_come_and_go(
     (target,) = panels[dashboard, title]
     values = window.prometheus.instant(filled_in(target["expr"], window), window.end)
     shown = {legend(target["legendFormat"], labels): value for labels, value in values.items()}
-    assert wrong(shown, dict(MODEL_PANELS[dashboard, title](reloading)), close_to(window)) == {}
+    assert wrong(shown, dict(MODEL_PANELS[dashboard, title](reloading)), window.close) == {}
 
 
 def test_loads_and_remembered_answers_are_those_of_the_caller(reloading: Reloading) -> None:
@@ -203,14 +205,14 @@ def test_every_recording_rule(story: Story, rules: list[dict[str, Any]]) -> None
     for rule in rules:
         name, labels = rule["record"], rule.get("labels", {})
         if "quantile" in labels:
-            window, part = story.whole, close_to(story.whole)
+            window, part = story.whole, story.whole.close
             expr, at = rule["expr"].replace("[5m]", f"[{window.seconds * 1000:.0f}ms]"), window.end
         else:
-            window, part = story.ever, 2 * close_to(story.ever)
+            window, part = story.ever, 2 * story.ever.close
             expr, at = name, story.end
         shown = {_name({**dict(told), **labels}): value for told, value in story.prometheus.instant(expr, at).items()}
         expected = {_name({**told, **labels}): value for told, value in expected_series(name, labels, window)}
-        assert any(value > 0 for value in expected.values()), name
+        assert any(shows(value) for value in expected.values()), name
         found[name, *labels.values()] = wrong(shown, dict(expected), part)
     assert {name: each for name, each in found.items() if each} == {}
 

@@ -7,7 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .callers import Call
-from .prometheus import Labels, Prometheus
+from .prometheus import INTERVAL_SECONDS, Labels, Prometheus
+
+
+@dataclass(frozen=True)
+class Between:
+    """A value that depends on the machine, within bounds."""
+
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Window:
         """Its length."""
         return self.end - self.start
 
+    @property
+    def close(self) -> float:
+        """How far a rate may be off: by what a scrape more or less at the window's edge would count."""
+        return INTERVAL_SECONDS / self.seconds
+
     def codes(self) -> Counter[str]:
         """How the calls ended, by their callers."""
         return Counter(call.code for call in self.calls)
@@ -62,17 +75,27 @@ class Window:
         series = ((dict(labels), value) for labels, value in self.after.items())
         return {told[label]: value for told, value in series if told.get("__name__") == name}
 
-    def quantile(self, share: float, name: str, **wanted: str) -> float:
-        """A quantile of what a histogram has observed, as Prometheus reckons it: linear within a bucket."""
+    def quantile(self, share: float, name: str, **wanted: str) -> Between:
+        """A quantile of what a histogram has observed, as Prometheus reckons it: linear within a bucket.
+
+        Prometheus reckons what each bucket did at the window's edges by itself, so that a quantile which lies where one
+        bucket ends may be told to lie in the next.
+        """
         buckets = sorted((float(bound), n) for bound, n in self.rises(f"{name}_bucket", "le", **wanted).items())
-        rank = share * buckets[-1][1]
-        low, below = 0.0, 0.0
-        for bound, n in buckets:
-            if n >= rank:
-                return low if bound == math.inf else low + (bound - low) * (rank - below) / (n - below)
-            low, below = bound, n
-        raise AssertionError("the last bucket holds everything")
+        least, most = (_at(part * share * buckets[-1][1], buckets) for part in (1 - self.close, 1 + self.close))
+        return Between((1 - self.close) * least, (1 + self.close) * most)
 
     def rise(self, name: str, **wanted: str) -> float:
         """By how much the series of a metric have risen, added up."""
         return sum(self.rises(name, "", **wanted).values())
+
+
+def _at(rank: float, buckets: list[tuple[float, float]]) -> float:
+    """What an observation is that has so many before it; of the last one, if there are fewer."""
+    rank = min(rank, buckets[-1][1])
+    low, below = 0.0, 0.0
+    for bound, n in buckets:
+        if n >= rank:
+            return low if bound == math.inf else low + (bound - low) * (rank - below) / (n - below)
+        low, below = bound, n
+    raise AssertionError("the last bucket holds everything")
