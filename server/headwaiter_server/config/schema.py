@@ -288,9 +288,10 @@ class ServerSettings(BaseSettings):
     max_arriving_bytes: Bytes = Field(
         default=64 << 20,
         ge=1 << 20,
-        description="Memory that messages may take while they are on their way in: when the server has grown by more "
-        "since some were late, by 0.1 s, the oldest of these calls are refused with UNAVAILABLE. So many late messages "
-        "as cannot be larger together are always waited for, and streams as long as the server may take so much more.",
+        description="Memory that messages may take while they are on their way in: when the server has grown by half "
+        "of it since some were late, the oldest of these calls are refused with UNAVAILABLE, the more of them the more "
+        "it has grown. So many late messages as cannot be larger together are always waited for, and streams as long "
+        "as the server may take so much more.",
     )
     max_texts: Count = Field(
         default=1024,
@@ -309,7 +310,8 @@ class ServerSettings(BaseSettings):
         default=4096,
         ge=1,
         le=(1 << 31) - 1,
-        description="Most calls at one time on one connection; further ones wait in the client.",
+        description="Most calls at one time on one connection; further ones wait in the client. Calls "
+        "that are over count until they are forgotten: a client that has as many at one time has some refused.",
     )
     shared_memory: SharedMemoryMode = Field(
         default=AUTO,

@@ -28,12 +28,15 @@ from headwaiter_server.scheduling.admission import RETRY_SECONDS
 _log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.025
+# While there are more than can be harmless: within 25 ms a fast link brings more than all of them may take.
+_WATCH_SECONDS = 0.005
 # Small messages come with the headers of their call; one that is later than this is large, or sent slowly.
 _LATE_SECONDS = 0.05
 # Longer than any link that is of use takes for the largest message.
 _MOST_SECONDS = 120.0
-# Of growth, as a part of the bound: beyond it some are refused, beyond it and the bound once more all are.
-_TOO_MUCH = 0.75
+# Of growth, as a part of the bound: beyond it some are refused, beyond it and the bound once more all are. The process
+# goes on growing until those who are refused have let go.
+_TOO_MUCH = 0.5
 _TOLD_SECONDS = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -169,8 +172,9 @@ class Arrivals:
             waiting.pop(task, None)
 
     def _look_later(self) -> None:
-        self._looking, self._due = True, self._clock() + _LOOK_SECONDS
-        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        seconds = _WATCH_SECONDS if len(self._calls) > self._harmless else _LOOK_SECONDS
+        self._looking, self._due = True, self._clock() + seconds
+        asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         """Refuse what is too late, or too much."""

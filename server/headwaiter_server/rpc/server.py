@@ -95,6 +95,9 @@ class GrpcServer:
                 # Calls that are taken back at once (rapid reset): each counts among the streams until its sender has
                 # answered a ping, so that these are a bound. And gRPC does not cancel some of all calls beside them.
                 ("grpc.http2.ping_on_rst_stream_percent", 100),
+                # On a fast link gRPC would else let every stream send megabytes ahead, whether or not anybody asks for
+                # them. What is asked for is let through whole: a message of more than 64 KiB takes one round trip more.
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.server.max_pending_requests", _MOST_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
                 # Each connection takes some 20 KB, and a descriptor. Those that have not spoken HTTP/2 by then, or have

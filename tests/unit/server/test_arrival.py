@@ -130,6 +130,18 @@ async def test_late_messages_that_take_too_much_are_refused_oldest_first(place: 
     await asyncio.gather(*(call for _, call in old), return_exceptions=True)
 
 
+async def test_as_many_as_could_take_too_much_are_looked_at_more_often(place: Place) -> None:
+    """Within the usual time a fast link brings more than they may take."""
+    few = await place.begin(4)
+    await place.look()
+    seldom = place.arrivals._due - place.now
+    many = await place.begin(1)
+    await place.look()
+    assert place.arrivals._due - place.now < seldom / 2
+    for _, call in (*few, *many):
+        call.cancel()
+
+
 async def test_few_are_always_waited_for(place: Place) -> None:
     """So many as cannot be larger together: whatever takes the memory, it is not them."""
     calls = await place.begin(4)
