@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import psutil
-from e2e.load_chaos import Chaos, counted_server, insides, write_repository
+from e2e.load_chaos import Chaos, counted_server, settled, write_repository
 from headwaiter_server.log import configure_logging
 from rich.console import Console
 from rich.table import Table
@@ -48,10 +48,10 @@ async def _run(folder: Path, seconds: float, callers: int, seed: int) -> int:
         await chaos.load_each()
         began = time.monotonic()
         await chaos.run(callers, lambda: time.monotonic() < began + seconds * _SETTLING)
-        before, resident_before = await insides(server), process.memory_info().rss
+        before, resident_before = await settled(server), process.memory_info().rss
         async with asyncio.timeout(seconds * 2 + 60):
             await chaos.run(callers, lambda: time.monotonic() < began + seconds)
-        after, resident_after = await insides(server), process.memory_info().rss
+        after, resident_after = await settled(server, before), process.memory_info().rss
     table = Table("what was done", "how often")
     for what, times in sorted(chaos.done.items()):
         table.add_row(what, str(times))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _VERSIONS = (1, 2)
 _GROWING = ("asyncio_", "ThreadPool", "worker_", "metrics-route")
 # Of a load that waits for many others; longer is a deadlock.
 _ANSWER_SECONDS = 60.0
+# Nothing more comes to an end then.
+_QUIET_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,28 @@ async def insides(server: Server) -> Insides:
     )
 
 
+async def settled(server: Server, like: Insides | None = None, patience_seconds: float = 20.0) -> Insides:
+    """Counts of what the server has, once they are as others were, or do not become so.
+
+    What gRPC closes it closes on threads of its own, some time after it was told to.
+
+    Args:
+        server: The server.
+        like: What they were; None if nobody knows yet: then once they have not changed for a while.
+        patience_seconds: Longest wait.
+    """
+    began = quiet = time.monotonic()
+    found = await insides(server)
+    while found != like and time.monotonic() < began + patience_seconds:
+        if like is None and time.monotonic() > quiet + _QUIET_SECONDS:
+            break
+        await asyncio.sleep(0.05)
+        before, found = found, await insides(server)
+        if found != before:
+            quiet = time.monotonic()
+    return found
+
+
 class Chaos:
     """Callers who do at random what callers may do.
 
@@ -147,7 +172,10 @@ class Chaos:
 
     async def load_each(self) -> None:
         """Load every version of every model once, so that whatever is made once is there."""
-        async with grpc.aio.insecure_channel(self._target) as channel, AsyncClient(self._target) as client:
+        async with (
+            grpc.aio.insecure_channel(self._target) as channel,
+            AsyncClient(self._target, timeout_seconds=_ANSWER_SECONDS) as client,
+        ):
             models = RepositoryClient(channel)
             for name in MOVERS:
                 self._hide(name)
@@ -165,7 +193,7 @@ class Chaos:
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with (
             grpc.aio.insecure_channel(self._target, options=options) as channel,
-            AsyncClient(self._target, retries=False) as client,
+            AsyncClient(self._target, retries=False, timeout_seconds=_ANSWER_SECONDS) as client,
         ):
             models = RepositoryClient(channel)
             while go_on():

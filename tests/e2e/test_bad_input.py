@@ -127,7 +127,7 @@ def test_unknown_method_is_unimplemented(server: ServerProcess) -> None:
 
 async def test_bad_requests_cost_their_neighbours_nothing(server: ServerProcess) -> None:
     """Good calls among many bad ones are all answered, rightly."""
-    async with AsyncClient(server.grpc) as client:
+    async with AsyncClient(server.grpc, timeout_seconds=60) as client:
         expected = (await client.generate("neighbour")).generations[0].text
 
         async def good() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import psutil
+import pytest
 from unit.server.hostile_bundles import Hostiles
 from unit.server.hostile_graphs import crashing, hanging
 from unit.server.test_load_encoder import Made
@@ -22,6 +23,7 @@ from .process import COMMAND, FREE_PORTS, environment, run_command, running_serv
 COUNT = 120
 
 
+@pytest.mark.timeout(600)  # a trial in a process of its own for most of them
 def test_damaged_bundles_are_refused_and_nobody_notices(models_dir: Path, tmp_path: Path) -> None:
     """Of many damaged bundles, half of them with digests that are right, none takes the server or its answers along."""
     repository = tmp_path / "models"
@@ -33,7 +35,7 @@ def test_damaged_bundles_are_refused_and_nobody_notices(models_dir: Path, tmp_pa
         (tmp_path / "log").open("w") as log,
         running_server(
             *("--models", str(repository), "--model-control", "explicit", "--lame-duck-seconds", "0"),
-            *("--load-timeout-seconds", "5", "--calibration", "off"),
+            *("--load-timeout-seconds", "20", "--calibration", "off"),
             log=log,
         ) as server,
     ):

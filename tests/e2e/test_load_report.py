@@ -78,7 +78,7 @@ def report(encoder_server: ServerProcess, tmp_path_factory: pytest.TempPathFacto
             *_COMMAND, "run", "--target", encoder_server.grpc, "--model", "embed",
             "--metrics-url", f"http://{encoder_server.metrics}/metrics",
             "--rate", "50", "--texts-per-call", "2", "--words", "uniform:1-3",
-            "--seconds", "6", "--warmup-seconds", "0", "--output", str(saved), "--html", str(page),
+            "--seconds", "10", "--warmup-seconds", "0", "--output", str(saved), "--html", str(page),
         ],
         env={**environment(), "COLUMNS": "160"}, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip

@@ -57,7 +57,7 @@ async def test_batch_mates_never_change_an_answer(server: ServerProcess) -> None
     """Words alone, in one call, and in many concurrent calls of random company have the same answers."""
     dice = random.Random(7)
     words = ["".join(dice.choices(ALPHABET, k=dice.choice([1, 2, 5, 8, 13, 30]))) for _ in range(60)]
-    async with AsyncClient(server.grpc) as client:
+    async with AsyncClient(server.grpc, timeout_seconds=60) as client:
         alone = [(await client.generate(word)).generations[0].text for word in words]
         together = [each.text for each in (await client.generate(words)).generations]
         shuffled = dice.sample(words * 3, k=len(words) * 3)

@@ -120,7 +120,7 @@ def test_counters_are_those_of_the_callers(narrow: ServerProcess) -> None:
         assert seen == {"OK": 5, "INVALID_ARGUMENT": 3, "NOT_FOUND": 4}
 
         held = hold_worker(generate, narrow)
-        expired = [generate.future(ONE_WORD, timeout=1.0, metadata=LAST) for _ in range(3)]
+        expired = [generate.future(ONE_WORD, timeout=5.0, metadata=LAST) for _ in range(3)]
         seen += Counter(map(code_of, expired))
         assert seen["DEADLINE_EXCEEDED"] == 3
         until(lambda: total(narrow, "calls_held") == 1)

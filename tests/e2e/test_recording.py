@@ -27,7 +27,7 @@ SPENT = 'headwaiter_cpu_seconds_total{model="pronounce"}'
 
 def until(server: ServerProcess, condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
     """The first scrape of which it holds."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition(scraped := server.scrape()):
         assert time.monotonic() < end, "the metrics never said so"
         time.sleep(0.05)
@@ -50,20 +50,23 @@ def settled(server: ServerProcess) -> tuple[float, ...]:
 async def test_all_is_wasted_when_nobody_stays(models_dir: Path) -> None:
     """Of calls that are all cancelled or expire while they are generated, every second that runs took was wasted."""
     dice = random.Random(1)
-    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=20)) for _ in range(1000)]
+    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=40)) for _ in range(600)]
     request = inference_pb2.GenerateRequest(texts=words).SerializeToString()
-    with running_server("--models", str(models_dir), "--lame-duck-seconds", "0", "--workers", "1") as server:
+    # Two texts at a time: on any machine it takes longer than the deadline to answer one of the calls.
+    few = ("--workers", "1", "--max-batch-rows", "2")
+    with running_server("--models", str(models_dir), "--lame-duck-seconds", "0", *few) as server:
         async with grpc.aio.insecure_channel(server.grpc) as channel:
             generate: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(GENERATE)
-            gone, late = generate(request), generate(request, timeout=3.0)
+            gone = generate(request)
             await asyncio.to_thread(until, server, lambda scraped: scraped[SPENT] > 0.5)
+            late = generate(request, timeout=6.0)
             gone.cancel()
             with pytest.raises(grpc.aio.AioRpcError):
                 await late
         cancelled, expired, spent = await asyncio.to_thread(settled, server)
     assert cancelled > 0
     assert expired > 0
-    # What is beyond that is tokenizing the two thousand words, some 50 ms.
+    # What is beyond that is tokenizing the twelve hundred words, some 40 ms.
     assert spent <= (cancelled + expired) * (1 + 1e-9)
     assert cancelled + expired - spent < 0.25
 
@@ -72,16 +75,17 @@ async def test_all_is_wasted_when_nobody_stays(models_dir: Path) -> None:
 def test_texts_of_several_callers_share_a_run_when_they_wait_for_mates(encoders_dir: Path) -> None:
     """With a delay, callers who send within it are answered from one run, which says why it began."""
     with (
-        running_server("--models", str(encoders_dir), "--batch-delay-seconds", "1") as server,
-        Client(server.grpc) as client,
+        # Time enough for all of them to come, however busy the machine is.
+        running_server("--models", str(encoders_dir), "--batch-delay-seconds", "8") as server,
+        Client(server.grpc, timeout_seconds=60) as client,
         ThreadPoolExecutor(4) as callers,
     ):
         results = list(callers.map(lambda word: client.embed([word], model="embed"), ["soup", "fire", "water", "note"]))
         assert {result.timings.batch_size for result in results} == {4}
-        assert max(result.timings.queue_seconds for result in results) == pytest.approx(1.0, abs=0.3)
+        assert max(result.timings.queue_seconds for result in results) == pytest.approx(8.0, rel=0.3)
         scraped = server.scrape()
     assert scraped['headwaiter_batches_total{model="embed",reason="delay"}'] == 1
-    assert scraped['headwaiter_batch_wait_duration_seconds_sum{model="embed"}'] == pytest.approx(1.0, abs=0.3)
+    assert scraped['headwaiter_batch_wait_duration_seconds_sum{model="embed"}'] == pytest.approx(8.0, rel=0.3)
 
 
 @pytest.mark.torch
@@ -89,7 +93,7 @@ async def test_server_that_drains_does_not_wait_for_mates(encoders_dir: Path) ->
     """After SIGTERM a text that would wait for ten seconds more is answered as soon as no more calls are taken."""
     arguments = ("--models", str(encoders_dir), "--batch-delay-seconds", "10", "--lame-duck-seconds", "0")
     with running_server(*arguments) as server:
-        async with AsyncClient(server.grpc) as client:
+        async with AsyncClient(server.grpc, timeout_seconds=60) as client:
             call = asyncio.create_task(client.embed(["soup"], model="embed"))
             await asyncio.to_thread(
                 until, server, lambda scraped: scraped['headwaiter_queue_depth{model="embed"}'] == 1

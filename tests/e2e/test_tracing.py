@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import grpc
 import pytest
@@ -20,6 +19,7 @@ from .otlp_receiver import Collected, OtlpReceiver, otlp_receiver
 from .process import ServerProcess, running_server
 
 SERVICE = "headwaiter.v1.InferenceService"
+OPENMETRICS = "application/openmetrics-text"
 CALLER = "b7ad6b7169203331"
 
 
@@ -128,22 +128,17 @@ def test_exemplars_name_traces(server: ServerProcess, collector: OtlpReceiver) -
     """The histogram of a traced call's duration has its trace as an exemplar, where OpenMetrics is asked for."""
     with Client(server.grpc) as client:
         client.generate("word", metadata=traceparent(0xE))
-    request = Request(f"http://{server.metrics}/metrics", headers={"Accept": "application/openmetrics-text"})
-
-    def exemplars() -> set[str]:
-        with urlopen(request, timeout=10) as response:  # noqa: S310 - as above
-            lines = [line for line in response.read().decode().splitlines() if "request_duration" in line]
-        return {found[1] for line in lines if (found := re.search(r'# \{trace_id="([0-9a-f]{32})"\}', line))}
-
-    collector.wait(ended(0xE, "Generate"))  # a second later: what is rendered is not from before the call
-    assert trace(0xE) in exemplars()
+    collector.wait(ended(0xE, "Generate"))
+    lines = [line for line in server.scrape_text(OPENMETRICS).splitlines() if "request_duration" in line]
+    exemplars = {found[1] for line in lines if (found := re.search(r'# \{trace_id="([0-9a-f]{32})"\}', line))}
+    assert trace(0xE) in exemplars
 
 
 @pytest.mark.torch
 async def test_run_is_linked_with_all_its_callers(encoders: ServerProcess, collector: OtlpReceiver) -> None:
     """Calls that shared a run: one span for it, linked to each of them, and each call's inference linked to it."""
     numbers = range(0x100, 0x120)
-    async with AsyncClient(encoders.grpc) as client:
+    async with AsyncClient(encoders.grpc, timeout_seconds=60) as client:
         replies = await asyncio.gather(
             *[client.embed("read the note", model="embed", metadata=traceparent(number)) for number in numbers]
         )

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # run as a file, from anywhere
 
 import grpc  # noqa: E402 - after the path is set
-from e2e.load_chaos import Insides  # noqa: E402
+from e2e.load_chaos import Insides, settled  # noqa: E402
 from headwaiter_server.log import configure_logging  # noqa: E402
 from reliability.cancels_calls import EMBEDDER, GENERATOR, KINDS, Questions  # noqa: E402
 from reliability.cancels_chaos import CALLERS, CANCEL, DEADLINE, DROP, MATES, OPTIONS, Chaos, Seen  # noqa: E402
@@ -34,7 +34,6 @@ from reliability.cancels_watch import (  # noqa: E402
     held,
     seconds_until_nothing_is_held,
     server_here,
-    settled,
     watching,
 )
 from reliability.figures import Figure, report  # noqa: E402

@@ -14,7 +14,6 @@ from typing import Any
 from unittest.mock import patch
 
 import grpc
-from e2e.load_chaos import Insides, insides
 from headwaiter_server.app import Server
 from headwaiter_server.batching.batch import Batch
 from headwaiter_server.config import ServerSettings
@@ -191,18 +190,3 @@ async def seconds_until_nothing_is_held(server: Server, patience_seconds: float 
             return float("inf")
         await asyncio.sleep(0.01)
     return time.monotonic() - began
-
-
-async def settled(server: Server, like: Insides | None = None, patience_seconds: float = 20.0) -> Insides:
-    """Counts of what the server has, once they are as others were, or do not become so.
-
-    What gRPC closes it closes on threads of its own, some time after it was told to.
-    """
-    until = time.monotonic() + patience_seconds
-    while True:
-        found = await insides(server)
-        if found == like or time.monotonic() >= until:
-            return found
-        if like is None and found == await insides(server):
-            return found
-        await asyncio.sleep(0.05)

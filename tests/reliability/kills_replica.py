@@ -22,7 +22,7 @@ _READY = re.compile(rb"ready grpc=\S+ metrics=(\S+) ")
 _STARTED = b"headwaiter_requests_started_total{"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
 _READY_SECONDS = 120.0
-_GONE_SECONDS = 5.0
+_GONE_SECONDS = 30.0
 
 
 @dataclass

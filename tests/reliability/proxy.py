@@ -18,7 +18,7 @@ from .replicas import free_port
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "envoy" / "envoy.yaml"
 # What the certificate is made out to.
 NAME = "headwaiter.test"
-_READY_SECONDS = 30
+_READY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Proxy:
 
     def stats(self, beginning: str) -> dict[str, int]:
         """What it has counted under names that begin so."""
-        with urlopen(f"http://{self.admin}/stats?filter=^{re.escape(beginning)}", timeout=10) as answer:
+        with urlopen(f"http://{self.admin}/stats?filter=^{re.escape(beginning)}", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rpartition(": ") for line in lines)
         return {name.removeprefix(beginning): int(value) for name, _, value in pairs if value.isdigit()}

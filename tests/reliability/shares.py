@@ -43,10 +43,27 @@ _AIM = 2.0
 _SEED = 11
 _KEY = "headwaiter-fairness-key"
 _FLOODED_CALLS = 100
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 FLAGS = (*ONE_BY_ONE, "--lame-duck-seconds", "0", "--log-level", "error")
 
 Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast everything goes; the tests are slower, so that no machine is too slow for them.
+
+    Attributes:
+        other_rate: Calls a second of each of the others.
+        flood_rate: Of each flood.
+        deadline_seconds: Of the others' calls.
+        lead_seconds: What floods last beyond the others' time: what these take to begin, on a busy machine.
+    """
+
+    other_rate: float = OTHER_RATE
+    flood_rate: float = FLOOD_RATE
+    deadline_seconds: float = DEADLINE_SECONDS
+    lead_seconds: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -104,13 +121,15 @@ def token_of(name: str) -> str:
 
 
 @contextmanager
-def serving(*flags: str, weights: dict[str, float] | None = None) -> Iterator[ServerProcess]:
+def serving(
+    *flags: str, weights: dict[str, float] | None = None, run_seconds: float = RUN_SECONDS
+) -> Iterator[ServerProcess]:
     """A sleeping server; with an access file for clients of these weights, if there are any."""
     with tempfile.TemporaryDirectory(prefix="headwaiter-shares-") as folder:
         if weights is not None:
             tables = [client(name, token_of(name), more=f"weight = {weight}") for name, weight in weights.items()]
             flags = (*flags, "--access-file", str(write_access(Path(folder) / "access.toml", *tables)))
-        with running_sleeping_server(*FLAGS, *flags, run_seconds=RUN_SECONDS) as server:
+        with running_sleeping_server(*FLAGS, *flags, run_seconds=run_seconds) as server:
             yield server
 
 
@@ -120,7 +139,7 @@ def send(
     floods: Sequence[Caller],
     seconds: float,
     flood_deadline: float | None = DEADLINE_SECONDS,
-    rate: float = OTHER_RATE,
+    pace: Pace | None = None,
 ) -> Beside:
     """Have the others call for some seconds, once the floods have come.
 
@@ -130,8 +149,9 @@ def send(
         floods: They call until the others are done, and a while before.
         seconds: Of the others.
         flood_deadline: Of the floods' calls; None for none.
-        rate: Calls a second of each of the others.
+        pace: How fast they call; None as the long form has it.
     """
+    pace = pace or Pace()
     message: bytes = inference_pb2.EmbedRequest(model=MODEL, texts=[TEXT]).SerializeToString()
 
     def one(caller: Caller, stage: Stage, deadline: float | None) -> list[Seen]:
@@ -140,15 +160,14 @@ def send(
 
     with ThreadPoolExecutor(len(others) + len(floods)) as threads:
         before = _started(server)
-        # What the others take to begin, on a busy machine.
-        lasting = seconds + 3.0
+        lasting = seconds + pace.lead_seconds
         flooding = [
-            threads.submit(one, each, Stage(lasting, rate=FLOOD_RATE, seed=number), flood_deadline)
+            threads.submit(one, each, Stage(lasting, rate=pace.flood_rate, seed=number), flood_deadline)
             for number, each in enumerate(floods)
         ]
         _until(lambda: _started(server) >= before + _FLOODED_CALLS * len(floods))
         calling = [
-            threads.submit(one, each, Stage(seconds, rate=rate, seed=_SEED + number), DEADLINE_SECONDS)
+            threads.submit(one, each, Stage(seconds, rate=pace.other_rate, seed=_SEED + number), pace.deadline_seconds)
             for number, each in enumerate(others)
         ]
         seen = [each for future in calling for each in future.result()]

@@ -39,6 +39,9 @@ _PART_OF_CAPACITY = 0.7
 _OUTSTANDING = 32
 _INTERVALS = 60
 _REST_SECONDS = 1.5
+# Until what the last callers have left is over, on a busy machine; what stays longer stays.
+_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 # Calls of this mix differ a hundredfold in what they cost: it takes many of them to know.
 _MEASURING_SECONDS = 30.0
 _WARM_UP_PART = 0.5  # of the time for which capacity is measured
@@ -95,12 +98,23 @@ class _Sampler:
             advance(elapsed)
             await asyncio.sleep(max(0.0, began + elapsed + period - time.monotonic()))
 
-    async def tasks(self) -> int:
-        """Of the server's event loop."""
-        return int((await asyncio.to_thread(self._server.scrape))["headwaiter_event_loop_tasks"])
+    async def at_rest(self, most_tasks: float = float("inf")) -> tuple[int, int]:
+        """Tasks of the server's event loop and calls that it holds, once nothing goes on, or in spite of waiting.
+
+        Args:
+            most_tasks: With more of them it is not at rest yet.
+        """
+        until = time.monotonic() + _PATIENCE_SECONDS
+        await asyncio.sleep(_REST_SECONDS)
+        while True:
+            seen = await asyncio.to_thread(self._server.scrape)
+            tasks, held = int(seen["headwaiter_event_loop_tasks"]), int(seen["headwaiter_calls_held"])
+            if (not held and tasks <= most_tasks) or time.monotonic() > until:
+                return tasks, held
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _take(self, elapsed: float, p99_seconds: float) -> None:
-        tasks = await self.tasks()
+        tasks = int((await asyncio.to_thread(self._server.scrape))["headwaiter_event_loop_tasks"])
         held = await asyncio.to_thread(Held.of, self._process)
         seen = self._seen
         sample = Sample(
@@ -158,14 +172,11 @@ async def soak(
         # What was refused before was not at 70 %; what failed has failed.
         load.seen = Seen(failed=load.seen.failed)
         sampler = _Sampler(server, load.seen, seconds / _INTERVALS, file)
-        await asyncio.sleep(_REST_SECONDS)
-        before = await sampler.tasks()
+        before, _ = await sampler.at_rest()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.open(seconds, _PART_OF_CAPACITY * capacity))
             group.create_task(sampler.run(seconds, advance))
-        await asyncio.sleep(_REST_SECONDS)
-        after = await sampler.tasks()
-        held = int((await asyncio.to_thread(server.scrape))["headwaiter_calls_held"])
+        after, held = await sampler.at_rest(before)
     return Soaked(capacity, sampler.samples, load.seen, (before, after), held)
 
 

@@ -26,7 +26,7 @@ from .sleeping_server import running_sleeping_server
 TOKENS = {role: f"the-token-of-{role}-0123456789" for role in Role}
 SLOW, TEXTS, STREAMS = (f"the-token-of-{name}-0123456789" for name in ("slow", "texts", "streams"))
 NEW = "a-new-token-0123456789"
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 UNKNOWN = f'headwaiter_requests_total{{code="UNAUTHENTICATED",method="{EMBED}",model="_other",version=""}}'
 
 
@@ -34,9 +34,9 @@ def clients(*further: str) -> list[str]:
     """One for each role, one for each quota, and more."""
     return [
         *(client(f"can-{role}", token, roles=f'"{role}"') for role, token in TOKENS.items()),
-        client("slow", SLOW, more="max_calls_per_second = 4\ncalls_burst = 3"),
+        client("slow", SLOW, more="max_calls_per_second = 1\ncalls_burst = 3"),
         client("streams", STREAMS, more="max_calls_per_second = 20\ncalls_burst = 3"),
-        client("texts", TEXTS, more="max_texts_per_second = 100\ntexts_burst = 8"),
+        client("texts", TEXTS, more="max_texts_per_second = 10\ntexts_burst = 8"),
         *further,
     ]
 

@@ -75,7 +75,7 @@ def test_a_stream_is_answered_while_it_goes_on(proxied: tuple[Replica, Proxy]) -
     outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     with channel_to(proxy) as channel:
         stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"{SERVICE}EmbedStream")
-        answers = stream(iter(outgoing.get, None), timeout=20)
+        answers = stream(iter(outgoing.get, None), timeout=60)
         for number in range(3):
             request = inference_pb2.EmbedRequest(texts=[TEXT])
             outgoing.put(inference_pb2.EmbedStreamRequest(id=number, request=request).SerializeToString())
@@ -99,7 +99,7 @@ def code_of(proxy: Proxy, path: str, metadata: tuple[tuple[str, str], ...] = ())
     with channel_to(proxy) as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         try:
-            method(b"", timeout=10, metadata=metadata)
+            method(b"", timeout=60, metadata=metadata)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code

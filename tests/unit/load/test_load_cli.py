@@ -224,8 +224,8 @@ def test_a_search_is_shown_and_saved(load: Command, tmp_path: Path) -> None:
     output = tmp_path / "capacity.json"
     try:
         code, out, err = load(
-            *("capacity", "--target", server.target, "--task", "embed", "--p99-seconds", "0.5", "--start-rate", "150"),
-            *("--max-rate", "200", "--seconds", "0.5", "--settle-seconds", "0", "--warmup-seconds", "0.2"),
+            *("capacity", "--target", server.target, "--task", "embed", "--p99-seconds", "2", "--start-rate", "75"),
+            *("--max-rate", "100", "--seconds", "0.5", "--settle-seconds", "0", "--warmup-seconds", "0.2"),
             *("--output", str(output)),
         )
     finally:
@@ -233,7 +233,7 @@ def test_a_search_is_shown_and_saved(load: Command, tmp_path: Path) -> None:
     assert code == 0, err
     result = results.load(output)
     assert isinstance(result, CapacityResult)
-    assert [step.rate for step in result.steps] == [150.0, 200.0]
-    assert (result.capacity_per_second, result.limited_by) == (200.0, "max-rate")
+    assert [step.rate for step in result.steps] == [75.0, 100.0]
+    assert (result.capacity_per_second, result.limited_by) == (100.0, "max-rate")
     assert err.count("meets") == 2
-    assert "200" in out
+    assert "100" in out

@@ -199,7 +199,7 @@ async def test_draining_refuses_and_waits_for_the_held() -> None:
     assert not drained.done()
     with permit:
         pass
-    await asyncio.wait_for(drained, 5)
+    await asyncio.wait_for(drained, 10)
 
 
 async def test_runs_of_two_lanes_alternate_by_age() -> None:

@@ -189,7 +189,7 @@ async def test_caller_that_goes_frees_what_it_held(reads: bool) -> None:  # noqa
 async def test_deadline_in_the_middle_leaves_what_was_told() -> None:
     """The call ends with its status, after all that was written."""
     async with serving() as it:
-        call = it.stream(timeout=1.0)
+        call = it.stream(timeout=5.0)
         script = await it.lane.script()
         script.say("a", 10)
         assert (await piece(call)).text == "a"

@@ -13,7 +13,7 @@ from headwaiter_server.scheduling.calls import Call
 from .scheduler import scheduler
 
 # In which an answer that comes at all has come, however busy the machine is.
-SOON_SECONDS = 3
+SOON_SECONDS = 10
 
 Answer = list[Generated] | BaseException
 

@@ -19,7 +19,7 @@ from .scheduler import Scheduler, scheduler
 
 async def errors_of(*calls: Call[Generated]) -> list[type]:
     """The type of each call's answer; one that is never answered fails the test."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         return [type(each) for each in await asyncio.gather(*(call.future for call in calls), return_exceptions=True)]
 
 

@@ -55,7 +55,7 @@ class Door:
 
     async def idle(self) -> None:
         """Return when nothing waits or runs any more."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while self.parts.lane.waiting or self.parts.lane.running or self.parts.dispatcher.busy_workers:
                 await asyncio.sleep(0)
 
@@ -109,7 +109,7 @@ async def test_call_without_room_for_all_its_texts_never_queues() -> None:
         await gate.entered()
         waiting = it.parts.lane.waiting
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 with pytest.raises(QueueFullError):
                     await it.generate("20", "21", "22")
             assert it.parts.lane.waiting == waiting

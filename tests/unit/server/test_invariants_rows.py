@@ -20,7 +20,7 @@ async def test_rows_that_move_and_rows_that_are_filled_again_keep_to_their_texts
         sources += [[60, 61, 62], [70, 71, 72]]
         calls += [parts.submit(source) for source in sources[5:]]
         gate.open()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             answers = await asyncio.gather(*(call.future for call in calls))
         assert [answer[0].token_ids for answer in answers] == sources
         assert sum(facts.joined for facts in parts.iterations) == len(sources)

@@ -136,7 +136,7 @@ async def test_calls_are_taken_for_the_lame_duck_time(build: Build) -> None:
     assert ending.events == ["health says NOT_SERVING"]
     with ending.server.admission.admit(1):
         pass
-    await asyncio.wait_for(draining, 5)
+    await asyncio.wait_for(draining, 10)
     assert clock() - started > 0.09
     with pytest.raises(DrainingError):
         ending.server.admission.admit(1)
@@ -151,7 +151,7 @@ async def test_drain_waits_for_the_calls_that_are_held(build: Build) -> None:
         await turns()
         assert ending.events == ["health says NOT_SERVING", "listeners close", "calls are refused"]
         assert not draining.done()
-    await asyncio.wait_for(draining, 5)
+    await asyncio.wait_for(draining, 10)
     await ending.server.close()
     assert ending.events[3] == "connections close"
 

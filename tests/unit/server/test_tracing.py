@@ -352,7 +352,7 @@ async def test_exporter_that_does_not_give_up_holds_nobody_up() -> None:
 
     class Stubborn(StuckExporter):
         def shutdown(self) -> None:
-            in_time.append(server_ended.wait(5))
+            in_time.append(server_ended.wait(30))
             super().shutdown()
 
     exporter = Stubborn()
