@@ -34,6 +34,7 @@ FROZEN_SECONDS = 3.0
 BIG_TEXTS = 8000
 # So many that no series begins near nothing, measured by what it rises.
 _ANSWERED_BEFORE = 6
+WORDS = ("waiter", "soup", "lovelace")
 # Texts of each call that takes a place in the storm, and hypotheses of each text: more than can be generated meanwhile,
 # though the server turned to one call alone, of texts few enough that what it takes to read them all does not count.
 LONG_TEXTS = 1500
@@ -55,6 +56,7 @@ class Story:
         end: When the freeze was over, in Unix time.
         held_seconds: How long at least the worker was never idle.
         load_seconds: What the start of the server took.
+        frozen_seconds: For how long it stood still in the freeze, at the most.
         resident_bytes: Memory of its process after the storm, by the operating system.
     """
 
@@ -67,6 +69,7 @@ class Story:
     end: float
     held_seconds: float
     load_seconds: float
+    frozen_seconds: float
     resident_bytes: int
 
 
@@ -94,7 +97,7 @@ def told_story(models: Path, folder: Path) -> Iterator[Story]:
             held_seconds = _storm(callers, server)
             edges.append(_edge(prometheus, process, callers))
             resident_bytes = process.memory_info().rss
-            _freeze(server)
+            frozen_seconds = _freeze(server)
             end = prometheus.settled()
             first = {labels: values[0] for labels, values in prometheus.samples('{job="headwaiter"}').items()}
             yield Story(
@@ -107,6 +110,7 @@ def told_story(models: Path, folder: Path) -> Iterator[Story]:
                 end=end,
                 held_seconds=held_seconds,
                 load_seconds=load_seconds,
+                frozen_seconds=frozen_seconds,
                 resident_bytes=resident_bytes,
             )
 
@@ -145,7 +149,7 @@ def _calm(callers: Callers) -> None:
     callers.together(lambda number: callers.embed(POISON if number % 2 else "soup", model="fragile"), 20, MOST_CALLS)
     callers.together(lambda _: callers.embed("", model="embed"), 20, MOST_CALLS)
     callers.together(lambda _: callers.embed("soup", model="nobody"), 15, MOST_CALLS)
-    callers.together(lambda _: callers.generate("waiter", "soup", "lovelace"), 20, MOST_CALLS)
+    callers.together(lambda _: callers.generate(*WORDS), 20, MOST_CALLS)
     callers.together(lambda _: callers.generate("waiter", num_beams=4), 10, MOST_CALLS)
     for _ in range(10):  # so that some scrape sees them wait
         callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
@@ -189,10 +193,13 @@ def _cancelled(callers: Callers, sent: Sent, server: ServerProcess) -> None:
     _until(server, "headwaiter_calls_held", 0)
 
 
-def _freeze(server: ServerProcess) -> None:
+def _freeze(server: ServerProcess) -> float:
+    """Returns for how long it stood still, at the most."""
+    began = time.monotonic()
     server.process.send_signal(signal.SIGSTOP)
     time.sleep(FROZEN_SECONDS)
     server.process.send_signal(signal.SIGCONT)
+    return time.monotonic() - began
 
 
 def _until(server: ServerProcess, name: str, least: float) -> None:

@@ -260,10 +260,10 @@ def choose(page: Page, model: str) -> None:
 
 def test_a_browser_goes_in_with_the_token(browser: Browser, models_dir: Path, tmp_path: Path) -> None:
     """As the password of any name, with which all of the page comes; without it there is no page."""
-    token = tmp_path / "token"
-    token.write_text("f00d")
+    token, word = tmp_path / "token", "open-sesame-1234"
+    token.write_text(word)
     with serving(models_dir, "--metrics-token-file", str(token)) as server:
-        page = browser.page(f"http://anybody:f00d@{server.metrics}/")
+        page = browser.page(f"http://anybody:{word}@{server.metrics}/")
         page.wait(LIVE)
         assert page.complaints() == []
         without = browser.page(f"http://{server.metrics}/")

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "hardened"
 OPEN = "/inference.GRPCInferenceService"
 USER = 10001
+SCRAPER = "reads-the-metrics-port"
 # What a server that is told to poll takes over is there after two looks and a trial.
 SECONDS = 30.0
 # Kernel file systems, and the one place that a hardened container may write to.
@@ -98,7 +99,7 @@ def confined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confined]:
     authority = Authority(folder / "authority")
     secrets.mkdir()
     authority.issue("server").copy_to(Pair(secrets / "tls.crt", secrets / "tls.key"))
-    (secrets / "metrics.token").write_text("scraper\n")
+    (secrets / "metrics.token").write_text(f"{SCRAPER}\n")
     _let_in(secrets, application="first", operator="boss")
     for path in (secrets / "tls.key", secrets / "metrics.token", secrets / "access.toml"):
         os.chown(path, USER, USER)
@@ -155,7 +156,7 @@ def test_callers_are_told_apart(confined: Confined) -> None:
     """By TLS and tokens; who may have texts answered may load no model."""
     with confined.client("first") as client:
         assert len(client.embed(["w1 w2"], timeout_seconds=SECONDS).vectors) == 1
-    for token in ("nobody", "scraper", "0" * 64):
+    for token in ("nobody", SCRAPER, "0" * 64):
         with confined.client(token) as client, pytest.raises(UnauthenticatedError):
             client.embed(["w1"], timeout_seconds=SECONDS)
     credentials = grpc.ssl_channel_credentials(confined.trusted.read_bytes())
@@ -172,12 +173,12 @@ def test_metrics_want_their_own_token(confined: Confined) -> None:
     host, _, port = confined.server.metrics.rpartition(":")
     context = ssl.create_default_context(cafile=confined.trusted)
     found = {}
-    for token in ("scraper", "first", ""):
+    for token in (SCRAPER, "first", ""):
         connection = HTTPSConnection(host, int(port), context=context, timeout=SECONDS)
         connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"} if token else {})
         found[token] = connection.getresponse().status
         connection.close()
-    assert found == {"scraper": 200, "first": 401, "": 401}
+    assert found == {SCRAPER: 200, "first": 401, "": 401}
 
 
 def test_tokens_are_changed_without_a_restart(confined: Confined) -> None:

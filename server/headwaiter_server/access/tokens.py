@@ -41,9 +41,18 @@ def hash_line(text: str) -> str:
     token = text.strip()
     if not _TOKEN.fullmatch(token):
         raise ConfigError("a token is one word of letters, digits and - . _ ~ + /; --new-token makes one")
+    refuse_short(token)
+    return hash_of(token).hex()
+
+
+def refuse_short(token: str | bytes) -> None:
+    """Refuse a token that is short enough to be guessed.
+
+    Raises:
+        ConfigError: It is. The error does not quote it.
+    """
     if len(token) < _FEWEST_CHARACTERS:
         raise ConfigError(
             f"the token has {len(token)} characters, fewer than {_FEWEST_CHARACTERS} can be guessed; "
             "--new-token makes one"
         )
-    return hash_of(token).hex()

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
+from headwaiter_server.access.tokens import refuse_short
 from headwaiter_server.errors import ConfigError
 from headwaiter_server.rereading import Reread, read_file
 
@@ -21,7 +22,7 @@ class Gate:
         """Read the token.
 
         Raises:
-            ConfigError: The file cannot be read, or holds no token.
+            ConfigError: The file cannot be read, or holds no token, or one that can be guessed.
         """
         self._digest = Reread("the token of the metrics port", [path], lambda: _digest_of(path))
 
@@ -46,4 +47,8 @@ def _digest_of(path: Path) -> bytes:
     token = read_file(path, _SETTING).strip()
     if not token or not all(0x21 <= byte <= 0x7E for byte in token):  # noqa: PLR2004 - what is printed in ASCII
         raise ConfigError(f"{_SETTING}: {path}: a token is one word of printable ASCII characters")
+    try:
+        refuse_short(token)
+    except ConfigError as error:
+        raise ConfigError(f"{_SETTING}: {path}: {error}") from None
     return hashlib.sha256(token).digest()

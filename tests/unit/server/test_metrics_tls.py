@@ -21,7 +21,7 @@ from headwaiter_server.metrics.gate import Gate
 from headwaiter_server.metrics.messages import Request, Response
 from unit.server.test_metrics_endpoint import PATIENCE_SECONDS, ask, read_all, serving
 
-TOKEN = "kzX~4:sesame/+="  # noqa: S105 - of this test
+TOKEN = "kzX~4:open-sesame/+="  # noqa: S105 - of this test
 LARGE = b"0123456789abcdef" * (1 << 16)  # many records
 
 
@@ -203,9 +203,9 @@ def test_two_headers_are_none(token_file: Path) -> None:
 def test_a_changed_token_takes_the_place_of_the_old_one(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(token_file)
     assert gate.admits(f"Bearer {TOKEN}")
-    token_file.write_text("another")
+    token_file.write_text(TOKEN[::-1])
     monkeypatch.setattr(gate._digest, "_due", 0.0)
-    assert gate.admits("Bearer another")
+    assert gate.admits(f"Bearer {TOKEN[::-1]}")
     assert not gate.admits(f"Bearer {TOKEN}")
 
 
@@ -217,6 +217,17 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str) -> None
     with pytest.raises(ConfigError, match=r"--metrics-token-file: .*: a token is one word of printable") as caught:
         Gate(path)
     assert not content.strip() or content.strip() not in str(caught.value)
+
+
+def test_a_token_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
+    """Where fewer than sixteen characters stand, in words that do not repeat them; sixteen will do."""
+    path = tmp_path / "token"
+    path.write_text("abcdefghijklmno\n")
+    with pytest.raises(ConfigError, match=r"--metrics-token-file: .*: the token has 15 characters") as caught:
+        Gate(path)
+    assert "abc" not in str(caught.value)
+    path.write_text("abcdefghijklmnop\n")
+    assert Gate(path).admits("Bearer abcdefghijklmnop")
 
 
 def test_half_an_answer_is_no_http(pair: Pair) -> None:

@@ -153,7 +153,7 @@ def test_what_may_be_an_oversight_is_logged(authority: Authority, tmp_path: Path
     """A certificate that has expired, and a token that is asked for in clear text; neither keeps the server."""
     late = authority.issue("late", days=-1)
     token = tmp_path / "token"
-    token.write_text("sesame")
+    token.write_text(b"open, sesame".hex())
     with capture_logs() as log:
         opened(tls_cert=late.certificate, tls_key=late.key)
         for listener in ("127.0.0.1:0", "0.0.0.0:0"):
