@@ -50,7 +50,8 @@ async def _run(folder: Path, seconds: float, callers: int, seed: int) -> int:
         await chaos.run(callers, lambda: time.monotonic() < began + seconds * _SETTLING)
         before, resident_before = await settled(server), process.memory_info().rss
         async with asyncio.timeout(seconds * 2 + 60):
-            await chaos.run(callers, lambda: time.monotonic() < began + seconds)
+            ends = time.monotonic() + seconds * (1 - _SETTLING)
+            await chaos.run(callers, lambda: time.monotonic() < ends)
         after, resident_after = await settled(server, before), process.memory_info().rss
     table = Table("what was done", "how often")
     for what, times in sorted(chaos.done.items()):

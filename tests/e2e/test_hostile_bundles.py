@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc
 import psutil
-import pytest
 from unit.server.hostile_bundles import Hostiles
 from unit.server.hostile_graphs import crashing, hanging
 from unit.server.test_load_encoder import Made
@@ -23,7 +22,6 @@ from .process import COMMAND, FREE_PORTS, environment, run_command, running_serv
 COUNT = 120
 
 
-@pytest.mark.timeout(600)  # a trial in a process of its own for most of them
 def test_damaged_bundles_are_refused_and_nobody_notices(models_dir: Path, tmp_path: Path) -> None:
     """Of many damaged bundles, half of them with digests that are right, none takes the server or its answers along."""
     repository = tmp_path / "models"

@@ -6,15 +6,12 @@ import asyncio
 import itertools
 from pathlib import Path
 
-import pytest
-
 from .load_chaos import Chaos, counted_server, settled, write_repository
 
 CALLERS = 8
 ACTS = 400
 
 
-@pytest.mark.timeout(600)
 async def test_random_loads_and_unloads_leave_nothing_behind(tmp_path: Path) -> None:
     """After hundreds of loads, unloads, swaps and abandoned ones, all counts are as before; every answer was right."""
     repository = tmp_path / "models"

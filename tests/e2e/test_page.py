@@ -23,6 +23,8 @@ from .process import ServerProcess, running_server
 # The figures of the page are held to what was sent within seconds.
 pytestmark = pytest.mark.alone
 
+# In a quarter of an hour there are nine hundred.
+_MOST_POINTS = 1000
 LIVE = "document.querySelector('#status-text').textContent === 'Live'"
 # What stands in the legends of the charts: a name and a figure of each entry.
 LEGENDS = """
@@ -148,11 +150,15 @@ def read_back(page: Page, server: ServerProcess) -> dict[str, float]:
         said.append(page.text("#reading"))
         known = [(name, figure.split()[0]) for name, figure in page.evaluate(LEGENDS) if figure[0].isdigit()]
         figures.append({name: float(figure.replace(",", "")) for name, figure in known})
+        assert len(figures) < _MOST_POINTS
         page.press("ArrowRight")
     page.press("Escape")
     page.click("#pause")
     sums: dict[str, float] = {}
-    for point, seconds in zip(figures[:-3], seconds_of_points(server), strict=False):
+    lengths = seconds_of_points(server)
+    # Since the page paused there may be more of them.
+    assert len(figures) - 3 <= len(lengths)
+    for point, seconds in zip(figures[:-3], lengths, strict=False):
         for name, figure in point.items():
             sums[name] = sums.get(name, 0.0) + seconds * figure
     return sums

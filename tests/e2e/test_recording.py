@@ -82,10 +82,10 @@ def test_texts_of_several_callers_share_a_run_when_they_wait_for_mates(encoders_
     ):
         results = list(callers.map(lambda word: client.embed([word], model="embed"), ["soup", "fire", "water", "note"]))
         assert {result.timings.batch_size for result in results} == {4}
-        assert max(result.timings.queue_seconds for result in results) == pytest.approx(8.0, rel=0.3)
+        assert 7.9 <= max(result.timings.queue_seconds for result in results) <= 10.4
         scraped = server.scrape()
     assert scraped['headwaiter_batches_total{model="embed",reason="delay"}'] == 1
-    assert scraped['headwaiter_batch_wait_duration_seconds_sum{model="embed"}'] == pytest.approx(8.0, rel=0.3)
+    assert 7.9 <= scraped['headwaiter_batch_wait_duration_seconds_sum{model="embed"}'] <= 10.4
 
 
 @pytest.mark.torch

@@ -46,7 +46,7 @@ class Window:
         return self.end - self.start
 
     @property
-    def close(self) -> float:
+    def edge_share(self) -> float:
         """How far a rate may be off: by what a scrape more or less at the window's edge would count."""
         return INTERVAL_SECONDS / self.seconds
 
@@ -82,8 +82,10 @@ class Window:
         bucket ends may be told to lie in the next.
         """
         buckets = sorted((float(bound), n) for bound, n in self.rises(f"{name}_bucket", "le", **wanted).items())
-        least, most = (_at(part * share * buckets[-1][1], buckets) for part in (1 - self.close, 1 + self.close))
-        return Between((1 - self.close) * least, (1 + self.close) * most)
+        # No further than half the way to the largest of all: that would be another quantile.
+        ranks = (1 - self.edge_share) * share, min((1 + self.edge_share) * share, (1 + share) / 2)
+        least, most = (_at(rank * buckets[-1][1], buckets) for rank in ranks)
+        return Between((1 - self.edge_share) * least, (1 + self.edge_share) * most)
 
     def rise(self, name: str, **wanted: str) -> float:
         """By how much the series of a metric have risen, added up."""

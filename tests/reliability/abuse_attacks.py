@@ -235,6 +235,7 @@ async def zero_windows(target: str, count: int) -> Outcome:
         (f"{INFERENCE}/GenerateStream", field(1, b"pronounce") + field(3, b"restaurant") * 4),
     )
     wires = await _connect(target, max(1, count // 100), setting(INITIAL_WINDOW_SIZE, 0))
+    sent: Outcome = Counter()
 
     async def ask(wire: Wire) -> None:
         for index in range(count // len(wires)):
@@ -244,10 +245,13 @@ async def zero_windows(target: str, count: int) -> Outcome:
             if not await wire.send_data(stream, message_prefix(len(data)) + data):
                 return
             await wire.send(frame(DATA, END_STREAM, stream))
+            sent["sent"] += 1
 
     await asyncio.gather(*map(ask, wires))
     await asyncio.sleep(2)
-    outcome = Counter({"ended": sum(wire.ended for wire in wires), "bytes": sum(wire.data_bytes for wire in wires)})
+    outcome = sent + Counter(
+        {"ended": sum(wire.ended for wire in wires), "bytes": sum(wire.data_bytes for wire in wires)}
+    )
     await _close(wires)
     return outcome
 

@@ -37,6 +37,8 @@ _STAGE_KILLS = 5
 _SLOWDOWN_AIM = 2.0
 # To load and to warm up is all there is to do: after a kill as after an end in order, but for chance.
 _AFTER_KILL_AIM = 1.1
+_SLOWEST_AIM_SECONDS = 10.0
+_GONE_AIM_SECONDS = 5.0
 
 
 def write_models(folder: Path, embedder: Path, generator: Path) -> None:
@@ -115,6 +117,7 @@ async def kill_at_random(  # noqa: PLR0913 - each by its name
                     advance(result.kills.total())
             result.calls += callers.right
             result.problems += callers.problems
+            result.slowest_seconds = max(result.slowest_seconds, callers.slowest_seconds)
             if before and len(result.loaded_seconds) > loaded:
                 await killer.measure(1)
                 unloaded = statistics.mean([*before, result.unloaded_seconds[-1]])
@@ -123,6 +126,7 @@ async def kill_at_random(  # noqa: PLR0913 - each by its name
             if code := await replica.terminate():
                 result.problems.append(f"{replica.folder.name} ended with {code}")
             result.litter += replica.litter()
+            result.gone_seconds = max(result.gone_seconds, replica.gone_seconds)
             if replica.unix.exists():
                 result.litter.append(str(replica.unix))
     return result
@@ -139,6 +143,10 @@ def figures(result: Result) -> list[Figure]:
         *(Figure(f"of these, while {moment}", result.kills[moment]) for moment in MOMENTS),
         Figure("answers to clients, all golden", result.calls, "calls", "> 0", result.calls > 0),
         Figure("wrong or failed", len(result.problems), "calls", "0", not result.problems),
+        Figure("the slowest call", result.slowest_seconds, "s", f"<= {_SLOWEST_AIM_SECONDS:g}",
+               result.slowest_seconds <= _SLOWEST_AIM_SECONDS),
+        Figure("processes that the dead had started, gone after, at most", result.gone_seconds, "s",
+               f"<= {_GONE_AIM_SECONDS:g}", result.gone_seconds <= _GONE_AIM_SECONDS),
         Figure("processes, files, sockets and shared memory left", len(result.litter), "", "0", not result.litter),
         Figure("from start to ready, without load, median", statistics.median(unloaded), "s"),
         Figure("the same after an end in order, under load, median", orderly, "s"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import grpc
 from headwaiter.service_config import SERVICE_CONFIG, SERVICE_CONFIG_PICK_FIRST
 from reliability.cancels_calls import KINDS, Kind, Questions
 
-# However busy the machine is: what is lost is lost at once.
+# However busy the machine is: the long form says how long the slowest took.
 _TIMEOUT_SECONDS = 60.0
 # As gRPC begins, and as the Python client ends.
 RECONNECT_MS = (1000, 5000)
@@ -36,6 +37,7 @@ class Callers:
     Attributes:
         right: Golden answers.
         problems: What must not happen.
+        slowest_seconds: The longest that a call took.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Callers:
     ) -> None:
         self.right = 0
         self.problems: list[str] = []
+        self.slowest_seconds = 0.0
         self._questions = questions
         self._rng = random.Random(f"{seed} calls")
         self._rate = calls_per_second
@@ -77,6 +80,7 @@ class Callers:
             call.add_done_callback(self._calls.discard)
 
     async def _ask(self, channel: grpc.aio.Channel, kind: Kind, texts: list[str]) -> None:
+        began = time.monotonic()
         try:
             rows = await kind.call(channel, texts, _TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -85,3 +89,4 @@ class Callers:
             self.right += 1
             if not self._questions.right(kind, texts, rows):
                 self.problems.append(f"{kind.name} was answered wrongly")
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)

@@ -39,6 +39,8 @@ class Result:
         loaded_seconds: From start to ready after a kill, under the same load, with nothing to try anew.
         slowdowns: Median of these times over that without load, right before and after, for each stage.
         found_seconds: From ready until balanced clients called it again.
+        slowest_seconds: The longest that a call took.
+        gone_seconds: The longest time that what a replica had started was there after it was killed.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -50,6 +52,8 @@ class Result:
     loaded_seconds: list[float] = field(default_factory=list)
     slowdowns: list[float] = field(default_factory=list)
     found_seconds: list[float] = field(default_factory=list)
+    slowest_seconds: float = 0.0
+    gone_seconds: float = 0.0
 
 
 class Killer:

@@ -23,6 +23,7 @@ _STARTED = b"headwaiter_requests_started_total{"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at
 _READY_SECONDS = 120.0
 _GONE_SECONDS = 30.0
+_SCRAPE_SECONDS = 30.0
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Replica:
         shared: Names of shared memory that it, or what it had started, held when it was killed.
         metrics: Where its metrics are, once it is ready.
         started: When it was started last.
+        gone_seconds: The longest time that what it had started was there after it was killed.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Replica:
     shared: set[str] = field(default_factory=set)
     metrics: str = ""
     started: float = 0.0
+    gone_seconds: float = 0.0
 
     @property
     def models(self) -> Path:
@@ -112,11 +115,10 @@ class Replica:
             self.shared |= _shared_memory(pid)
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
-        until = time.monotonic() + _GONE_SECONDS
-        while alive := [each for each in family if _alive(each)]:
-            if time.monotonic() > until:
-                break
+        killed = time.monotonic()
+        while (alive := [each for each in family if _alive(each)]) and time.monotonic() < killed + _GONE_SECONDS:
             await asyncio.sleep(0.01)
+        self.gone_seconds = max(self.gone_seconds, time.monotonic() - killed)
         return alive
 
     def children(self) -> int:
@@ -132,7 +134,7 @@ class Replica:
         return await asyncio.to_thread(self._calls)
 
     def _calls(self) -> float:
-        with urlopen(f"http://{self.metrics}/metrics", timeout=_GONE_SECONDS) as page:
+        with urlopen(f"http://{self.metrics}/metrics", timeout=_SCRAPE_SECONDS) as page:
             return sum(float(line.split()[-1]) for line in page if line.startswith(_STARTED))
 
     def litter(self) -> list[str]:

@@ -25,7 +25,6 @@ def repository(tmp_path: Path, models_dir: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)  # a thousand calls, each of its own length
 async def test_calls_given_up_leave_nothing_and_change_nothing(repository: Path, tmp_path: Path) -> None:
     """A thousand, in every way, of every kind: nothing is held or left, mates get golden answers, no dead text runs."""
     texts = {

@@ -12,10 +12,10 @@ from reliability.open_loop import REFUSED
 from reliability.shares import Beside, Pace, send, serving, with_tokens
 
 _CALLS = 32
-# A fifth of the long form's, as are the rates: what it takes to send a call does not count, on any machine. The others
-# call little, so that nothing but the flood is why anybody would be refused.
+# Five times the long form's, and rates a fifth of its: what it takes to send a call does not count, on any machine. The
+# others call little, so that nothing but the flood is why anybody would be refused.
 _RUN_SECONDS = 0.1
-_PACE = Pace(other_rate=1.0, flood_rate=50.0, deadline_seconds=10.0, lead_seconds=10.0)
+_PACE = Pace(other_rate=1.0, flood_rate=100.0, deadline_seconds=10.0, lead_seconds=10.0)
 
 
 @pytest.fixture(scope="module")

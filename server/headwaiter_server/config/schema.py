@@ -130,7 +130,8 @@ class ServerSettings(BaseSettings):
     metrics_token_file: OptionalFile = Field(
         default=None,
         description="File with a token that whoever asks for the metrics or the live page must show, as a bearer token "
-        "or as the password of HTTP Basic, where the user's name does not matter. Re-read when it has changed.",
+        "or as the password of HTTP Basic, where the user's name does not matter; of 16 characters or more. Re-read "
+        "when it has changed.",
     )
     access_file: OptionalFile = Field(
         default=None,
@@ -289,9 +290,9 @@ class ServerSettings(BaseSettings):
         default=64 << 20,
         ge=1 << 20,
         description="Memory that messages may take while they are on their way in: when the server has grown by half "
-        "of it since some were late, the oldest of these calls are refused with UNAVAILABLE, the more of them the more "
-        "it has grown. So many late messages as cannot be larger together are always waited for, and streams as long "
-        "as the server may take so much more.",
+        "of it while they were waited for, the oldest of the calls whose messages are late are refused with "
+        "UNAVAILABLE, the more of them the more it has grown. So many as cannot be larger together are always waited "
+        "for, and streams as long as the server may take so much more.",
     )
     max_texts: Count = Field(
         default=1024,

@@ -28,7 +28,7 @@ from headwaiter_server.scheduling.admission import RETRY_SECONDS
 _log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.025
-# While there are more than can be harmless: within 25 ms a fast link brings more than all of them may take.
+# While more calls wait than can be harmless: within 25 ms a fast link brings more than all of them may take.
 _WATCH_SECONDS = 0.005
 # Small messages come with the headers of their call; one that is later than this is large, or sent slowly.
 _LATE_SECONDS = 0.05
@@ -160,6 +160,8 @@ class Arrivals:
         assert task is not None  # noqa: S101 - calls are tasks
         waiting[task] = self._clock()
         if not self._looking:
+            # What has come by the first look is growth, too.
+            self._level = self._memory()
             self._look_later()
         try:
             return await _read(context)

@@ -74,7 +74,7 @@ class Place:
         return calls
 
     async def look(self, late_seconds: float = 0.0) -> None:
-        """What happens every 25 ms, on a loop that is late by so much."""
+        """What happens at each look, on a loop that is late by so much."""
         self.arrivals._due = self.now - late_seconds
         self.arrivals._look()
         for _ in range(3):
@@ -83,6 +83,13 @@ class Place:
 
 async def echo(message: bytes, context: object) -> bytes:
     return message
+
+
+async def give_up(*calls: tuple[Caller, asyncio.Task[Any]]) -> None:
+    """Cancel what is still waiting."""
+    for _, call in calls:
+        call.cancel()
+    await asyncio.gather(*(call for _, call in calls), return_exceptions=True)
 
 
 @pytest.fixture
@@ -130,6 +137,29 @@ async def test_late_messages_that_take_too_much_are_refused_oldest_first(place: 
     await asyncio.gather(*(call for _, call in old), return_exceptions=True)
 
 
+@pytest.mark.parametrize(("grown", "refused"), [(0.4, 0), (0.6, 1), (1.0, 2), (1.5, 4)])
+async def test_the_more_memory_has_grown_the_more_are_refused(place: Place, grown: float, refused: int) -> None:
+    """None up to half the bound; a tenth of those who are late for each tenth beyond it, in whole calls."""
+    late = await place.begin(4)
+    place.now += 1.0
+    new = await place.begin(4)
+    place.memory += int(grown * MOST_BYTES)
+    await place.look()
+    assert sum(caller.status is not None for caller, _ in late) == refused
+    assert not any(caller.status for caller, _ in new)
+    await give_up(*late, *new)
+
+
+async def test_what_comes_before_the_first_look_counts(place: Place) -> None:
+    """On a fast link that is all there is to come."""
+    calls = await place.begin(20)
+    place.now += 1.0
+    place.memory += 2 * MOST_BYTES
+    await place.look()
+    assert all(caller.status is grpc.StatusCode.UNAVAILABLE for caller, _ in calls)
+    await give_up(*calls)
+
+
 async def test_as_many_as_could_take_too_much_are_looked_at_more_often(place: Place) -> None:
     """Within the usual time a fast link brings more than they may take."""
     few = await place.begin(4)
@@ -138,8 +168,7 @@ async def test_as_many_as_could_take_too_much_are_looked_at_more_often(place: Pl
     many = await place.begin(1)
     await place.look()
     assert place.arrivals._due - place.now < seldom / 2
-    for _, call in (*few, *many):
-        call.cancel()
+    await give_up(*few, *many)
 
 
 async def test_few_are_always_waited_for(place: Place) -> None:

@@ -209,6 +209,16 @@ def test_a_changed_token_takes_the_place_of_the_old_one(token_file: Path, monkey
     assert not gate.admits(f"Bearer {TOKEN}")
 
 
+def test_a_token_that_becomes_too_short_does_not_take_the_old_ones_place(
+    token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(token_file)
+    token_file.write_text("short")
+    monkeypatch.setattr(gate._digest, "_due", 0.0)
+    assert not gate.admits("Bearer short")
+    assert gate.admits(f"Bearer {TOKEN}")
+
+
 @pytest.mark.parametrize("content", ["", " \n", "two words", "two\nlines", "s\xfcsse", "tab\tbed"])
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str) -> None:
     """In words that do not repeat it."""
