@@ -10,9 +10,7 @@ import asyncio
 import inspect
 import math
 import time
-import types
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from typing import Any, Self
 
 import grpc
@@ -22,6 +20,7 @@ from headwaiter_server.allocator import give_freed_memory_back
 from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError, QueueFullError, RequestError
 from headwaiter_server.lifecycle.memory import resident_bytes
 from headwaiter_server.log import get_logger
+from headwaiter_server.rpc.reading import Context, let_go, read_message
 from headwaiter_server.rpc.status import status_of
 from headwaiter_server.scheduling.admission import RETRY_SECONDS
 
@@ -39,7 +38,6 @@ _MOST_SECONDS = 120.0
 _TOO_MUCH = 0.5
 _TOLD_SECONDS = 10.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
 # As gRPC has it: of bytes or messages, a coroutine or an asynchronous generator.
 Handler = Any
 _Waiting = dict[asyncio.Task[Any], float]
@@ -122,7 +120,7 @@ class Arrivals:
             try:
                 return await handler(held.pop(), context)
             except grpc.aio.AbortError as error:
-                _let_go(error)
+                let_go(error)
                 raise
 
         return handle
@@ -133,14 +131,14 @@ class Arrivals:
                 async for answer in handler(_Messages(self, context), context):
                     yield answer
             except grpc.aio.AbortError as error:
-                _let_go(error)
+                let_go(error)
                 raise
 
         async def converse(_requests: AsyncIterable[Any], context: Context) -> None:
             try:
                 await handler(_Messages(self, context), context)
             except grpc.aio.AbortError as error:
-                _let_go(error)
+                let_go(error)
                 raise
 
         return generate if inspect.isasyncgenfunction(handler) else converse
@@ -164,7 +162,7 @@ class Arrivals:
             self._level = self._memory()
             self._look_later()
         try:
-            return await _read(context)
+            return await read_message(context)
         except asyncio.CancelledError:
             error = self._errors.pop(task, None)
             if error is None or task.uncancel():  # the caller has gone
@@ -272,58 +270,6 @@ class ArrivalHandlers(grpc.GenericRpcHandler):
             door = None if self._gate is None else self._gate.door(details.method.removeprefix("/"))
             made = self._made[details.method] = self._arrivals.handler(inner, door)
         return made
-
-
-@types.coroutine
-def _read(context: Context) -> Generator[Any, Any, Any]:
-    """Read a message, to its end also when nobody waits for it any more.
-
-    gRPC frees a message only where its reading goes on. One that has come in the moment in which the call is cancelled,
-    by us or by a caller who sends and resets, would take its memory for good. A task for each read would do, too, for
-    more time.
-    """
-    # As gRPC has it: a coroutine, which waits for futures of this loop alone.
-    reading: Any = context.read()
-    while True:
-        try:
-            future = reading.send(None)
-        except StopIteration as end:
-            return end.value
-        future._asyncio_future_blocking = False  # noqa: SLF001 - as a task does with what it is to wait for
-        # What is cancelled in the future's place; as `asyncio.shield`, in less time.
-        turn = future.get_loop().create_future()
-        future.add_done_callback(partial(_give, turn))
-        try:
-            yield from turn.__await__()
-        except asyncio.CancelledError:
-            future.add_done_callback(partial(_finish, reading))
-            raise
-
-
-def _give(turn: asyncio.Future[None], _future: object) -> None:
-    if not turn.done():
-        turn.set_result(None)
-
-
-def _finish(reading: Any, _future: object) -> None:  # noqa: ANN401 - a coroutine
-    """Go on with a reading that nobody waits for."""
-    try:
-        future = reading.send(None)
-    except (StopIteration, asyncio.CancelledError, Exception):  # noqa: BLE001 - nobody is to be told
-        return
-    future._asyncio_future_blocking = False  # noqa: SLF001 - likewise
-    future.add_done_callback(partial(_finish, reading))
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Take the frames away from an error and from those behind it.
-
-    gRPC keeps the error by which a call ends, and so in a cycle: the messages that these frames hold, which may be all
-    that is large about refused calls, would be there until Python looks for cycles, which is not by their size.
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def _since(waiting: _Waiting, latest: float) -> list[asyncio.Task[Any]]:
