@@ -19,6 +19,7 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import HeadwaiterError
 from headwaiter_server.model.contract import BatchModel, FloatArray, RefusedInputError, Source, Values, Wanted
 from headwaiter_server.model.tensors import TensorRows, Tensors
+from headwaiter_server.scheduling.calls import Terms
 from headwaiter_server.scheduling.forecast import ModelForecast, RunForecast
 from headwaiter_server.scheduling.policy import Backlog, Budget, Rank
 from headwaiter_server.scheduling.shares import FairShares
@@ -137,6 +138,15 @@ class BatchLane(Generic[Source, Wanted, Values]):
         if seconds and self._batching != "none":
             self.delay = Delay(self._backlog, seconds)
         return self.delay
+
+    def foresee(self, terms: Terms, texts: int) -> None:
+        """Refuse a call of so many texts before they are read, if by the forecast nothing in them can save it.
+
+        Raises:
+            OverloadedError: It would wait for too long, or be too late.
+        """
+        if (forecast := self.forecast) is not None:
+            forecast.foresee(terms, texts, self._clock())
 
     def submit(self, entries: list[BatchEntry[Source, Wanted, Values]]) -> None:
         """Queue the texts of a call, all or none. The dispatcher must be woken afterwards.

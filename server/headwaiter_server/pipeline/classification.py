@@ -57,7 +57,6 @@ class ClassificationReply:
 async def classify(core: Core, permit: Permit, terms: Terms, request: ClassificationRequest) -> ClassificationReply:
     """Score each text of a request for each label."""
     model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_CLASSIFY)
-    started = core.clock()
     texts, seconds, truncate = list(request.texts), list(request.second_texts), request.truncate
     core.hold(permit, texts)
     if seconds and len(seconds) != len(texts):
@@ -71,6 +70,6 @@ async def classify(core: Core, permit: Permit, terms: Terms, request: Classifica
             return tokenizer.encode_all(texts, "texts", truncate=truncate)
         return tokenizer.encode_pairs(zip(texts, seconds, strict=True), "texts", truncate=truncate)
 
-    sources = await core.read(terms.spending, encode, len(texts), sum(map(len, texts)) + sum(map(len, seconds)))
-    answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
+    characters = sum(map(len, texts)) + sum(map(len, seconds))
+    answered = await core.infer(model, terms, encode, len(texts), characters, raw=request.raw_scores)
     return ClassificationReply(model, answered.values, answered.reading, answered.timings)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from headwaiter_proto.v1 import bundle_pb2
 
+from headwaiter_server.batching.lane import EncoderLane
 from headwaiter_server.batching.task import Answer, EncodingTask
 from headwaiter_server.config import NonfiniteInputs
 from headwaiter_server.encoding import Encoding
@@ -109,11 +110,13 @@ class Answered:
 
     Attributes:
         values: The model's answer for each text.
+        sources: The texts' tokens.
         reading: How they were read.
         timings: Where the time went.
     """
 
     values: list[FloatArray]
+    sources: list[Encoding]
     reading: Reading
     timings: Timings
 
@@ -238,27 +241,45 @@ class Core:
             spending.add(time.thread_time() - began)
 
     async def infer(
-        self, model: ServedModel, terms: Terms, started: float, sources: list[Encoding], *, raw: bool
+        self,
+        model: ServedModel,
+        terms: Terms,
+        encode: Callable[[], list[Encoding]],
+        texts: int,
+        characters: int,
+        *,
+        raw: bool,
     ) -> Answered:
         """Have an encoder answer each text.
 
         Args:
             model: The model.
             terms: What the caller asked of the scheduler.
-            started: When tokenizing began.
-            sources: The texts.
+            encode: Tokenizes the texts.
+            texts: How many there are.
+            characters: Of all of them.
             raw: Whether the answers wanted are those before normalising, softmax or sigmoid.
+
+        Raises:
+            RequestError: What answered the call, if it was no result.
         """
+        lane, started = cast("EncoderLane", model.lane), self.clock()
+        if terms.deadline <= started:
+            raise DeadlineExceededError("the deadline passed before the texts were tokenized")
+        if self._cache is None or self._cache.shelf(lane) is None:  # what is remembered need not wait
+            lane.foresee(terms, texts)
+        sources = await self.read(terms.spending, encode, texts, characters)
         submitted = self.clock()
         tokens = [len(source) for source in sources]
         terms.trail.read(started, submitted, sum(tokens))
         tasks = [EncodingTask(source, raw) for source in sources]
-        answers = await self.run(cast("Lane[EncodingTask, Answer]", model.lane), terms, submitted, tasks)
+        answers = await self.run(cast("Lane[EncodingTask, Answer]", lane), terms, submitted, tasks)
         self.metrics.tokens(model.name, source=sum(tokens), generated=0)
         # Texts of one call that shared a run have the same times.
         runs = {answer.batch_id: answer for answer in answers}.values()
         return Answered(
             [answer.values for answer in answers],
+            sources,
             Reading(tokens, [index for index, source in enumerate(sources) if source.truncated]),
             Timings.of(submitted - started, runs),
         )

@@ -67,17 +67,16 @@ async def embed(core: Core, permit: Permit, terms: Terms, request: EmbeddingRequ
     dimensions = _dimensions(described.dimension, request.dimensions)
     normalize = described.normalized if request.normalize is None else request.normalize
     prompt = _prompt(described, request.prompt)
-    started = core.clock()
     texts = _prompted(prompt, request.texts) if prompt else list(request.texts)
     core.hold(permit, texts)
 
     def encode() -> list[Encoding]:
         return model.tokenizer.encode_all(texts, "texts", truncate=request.truncate)
 
-    sources = await core.read(terms.spending, encode, len(texts), sum(map(len, texts)))
     # The length of a vector's beginning is not the length of the vector: it is normalised after it was cut.
     shortened = dimensions < described.dimension
-    answered = await core.infer(model, terms, started, sources, raw=shortened or not normalize)
+    raw = shortened or not normalize
+    answered = await core.infer(model, terms, encode, len(texts), sum(map(len, texts)), raw=raw)
     vectors = np.concatenate(answered.values).reshape(len(texts), -1)
     if shortened:
         vectors = vectors[:, :dimensions]

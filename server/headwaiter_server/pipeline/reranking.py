@@ -123,7 +123,6 @@ async def rerank(core: Core, permit: Permit, terms: Terms, request: RerankingReq
 async def score_pairs(core: Core, permit: Permit, terms: Terms, request: PairsRequest) -> PairsReply:
     """Score how well each text of a request answers its query."""
     model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_RERANK)
-    started = core.clock()
     queries, texts, truncate = request.queries, list(request.texts), request.truncate
     core.hold(permit, texts)
     if len(queries) != len(texts):
@@ -141,7 +140,6 @@ async def score_pairs(core: Core, permit: Permit, terms: Terms, request: PairsRe
         pairs = zip(queries, texts, strict=True)
         return model.tokenizer.encode_pairs(pairs, "texts", truncate=truncate, keep_first=True)
 
-    sources = await core.read(terms.spending, encode, len(texts), characters)
-    answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
+    answered = await core.infer(model, terms, encode, len(texts), characters, raw=request.raw_scores)
     scores = np.array([float(value) for value in answered.values], np.float32)
     return PairsReply(model, scores, answered.reading, answered.timings)

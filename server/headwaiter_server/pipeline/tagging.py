@@ -56,7 +56,6 @@ class TaggingReply:
 async def tag(core: Core, permit: Permit, terms: Terms, request: TaggingRequest) -> TaggingReply:
     """Label stretches of each text of a request."""
     model = core.claim(permit, request.model, request.version, bundle_pb2.TASK_TAG)
-    started = core.clock()
     texts = list(request.texts)
     core.hold(permit, texts)
 
@@ -64,14 +63,13 @@ async def tag(core: Core, permit: Permit, terms: Terms, request: TaggingRequest)
         return model.tokenizer.encode_all(texts, "texts", truncate=request.truncate, offsets=True)
 
     characters = sum(map(len, texts))
-    sources = await core.read(terms.spending, encode, len(texts), characters)
-    answered = await core.infer(model, terms, started, sources, raw=request.raw_scores)
+    answered = await core.infer(model, terms, encode, len(texts), characters, raw=request.raw_scores)
     labels = list(model.manifest.labels)
 
     def find() -> list[list[Span]]:
         return [
             spans_of(text, source.offsets or (), values, labels, request.aggregation)
-            for text, source, values in zip(texts, sources, answered.values, strict=True)
+            for text, source, values in zip(texts, answered.sources, answered.values, strict=True)
         ]
 
     return TaggingReply(

@@ -28,6 +28,10 @@ _MOST_DRIFT = 8.0
 # An idle server learns from every call that it takes, and from none that it refuses: it refuses only what would be too
 # late even if it were so much faster than predicted.
 _BENEFIT_OF_DOUBT = 2.0
+# For so long after a refusal calls are looked at before their texts are read, too: else it would be a cost for nothing.
+_WARY_SECONDS = 1.0
+# What a text of the calls so far took moves by this part of its difference from the next call's.
+_USUAL_RATE = 1 / 64
 # Who is told to come back comes back after at most this time, however many were told so.
 _LONGEST_HINT_SECONDS = 5.0
 
@@ -149,6 +153,8 @@ class ModelForecast:
         self._full_run_seconds = prices.full_run_seconds
         self._filling_tokens = prices.filling_tokens
         self._prices = prices
+        self._wary_until = -math.inf
+        self._usual_seconds = 0.0
         self._open: dict[Hashable, _Reservation] = {}
         self.drift = 1.0
 
@@ -156,6 +162,24 @@ class ModelForecast:
     def full_run_seconds(self) -> float:
         """What a run at the budget is predicted to take."""
         return self.drift * self._full_run_seconds
+
+    def foresee(self, terms: Terms, texts: int, now: float) -> None:
+        """Refuse a call whose texts need not be read to know that it will be refused, for as long as others are.
+
+        Reading costs what a server that has too much to do has least of. Of what this lets through, `reserve` may still
+        refuse some, when the lengths are known; what it refuses, `reserve` would refuse of the shortest texts.
+
+        Args:
+            terms: What its caller asked for.
+            texts: How many it has.
+            now: Seconds on the scheduler's clock.
+
+        Raises:
+            QueueFullError: It would wait for too long.
+            DeadlineUnreachableError: It would be too late.
+        """
+        if now < self._wary_until:
+            self._check(terms, 1, 0.0, texts * self._usual_seconds, now)
 
     def reserve(self, call: Hashable, terms: Terms, lengths: Sequence[int], now: float) -> None:
         """Let a call's texts wait, or refuse all of them.
@@ -173,7 +197,9 @@ class ModelForecast:
             DeadlineUnreachableError: It would be too late.
         """
         own = self.drift * self._price(lengths)
-        self._check(terms, lengths, own, now)
+        each = own / len(lengths)
+        self._usual_seconds += (_USUAL_RATE if self._usual_seconds else 1.0) * (each - self._usual_seconds)
+        self._check(terms, max(lengths), own, own, now)
         self._open[call] = _Reservation(terms, self.drift, len(lengths), own)
         self._forecast.waiting.add(terms, len(lengths), own)
 
@@ -221,12 +247,27 @@ class ModelForecast:
             weight = _LEARNING_RATE * min(1.0, run.expected_seconds / self._full_run_seconds)
             self.drift += weight * (bounded - self.drift)
 
-    def _check(self, terms: Terms, lengths: Sequence[int], own: float, now: float) -> None:
+    def _check(self, terms: Terms, longest: int, own: float, usual: float, now: float) -> None:
+        """Refuse what would wait for too long, or be too late.
+
+        Args:
+            terms: Of the call.
+            longest: Tokens of its longest text.
+            own: Seconds of its texts, at least.
+            usual: What to expect them to be, for when it should come back.
+            now: Seconds on the scheduler's clock.
+        """
+        try:
+            self._weigh(terms, longest, own, usual, now)
+        except (QueueFullError, DeadlineUnreachableError):
+            self._wary_until = now + _WARY_SECONDS
+            raise
+
+    def _weigh(self, terms: Terms, longest: int, own: float, usual: float, now: float) -> None:
         forecast, workers = self._forecast, self._forecast.workers
         wait = forecast.wait_of(terms, own, now)
         full_run = self.full_run_seconds
         # The run that its last text is in has mates, as far as there are any.
-        longest = max(lengths)
         last_run = max(self.drift * self._cost.of_run(1, longest, longest), min(full_run, wait * workers + own))
         own_finish = max(last_run, own / workers + last_run * (workers - 1) / workers)
         if not wait and not forecast.runs:
@@ -241,9 +282,11 @@ class ModelForecast:
         if wait > allowed:
             allowed = forecast.stretched(allowed, terms, own)
         if wait > allowed:
+            likely = wait if usual == own else max(wait, forecast.wait_of(terms, usual, now))
+            latest = left - max(own_finish, usual / workers)
             raise QueueFullError(
                 f"the wait would be {wait:.3g} s, the limit is {allowed:.3g} s",
-                forecast.return_in(wait - allowed, own, left - own_finish, now),
+                forecast.return_in(likely - allowed, usual, latest, now),
             )
 
     def _start(self, call: Hashable, tokens: int) -> None:

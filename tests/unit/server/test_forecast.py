@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 
@@ -24,6 +25,11 @@ def refusal(model: ModelForecast, terms: Terms, lengths: list[int], now: float =
     with pytest.raises(OverloadedError) as caught:
         model.reserve("refused", terms, lengths, now)
     return caught.value
+
+
+def some_terms(rng: random.Random, keys: int) -> Terms:
+    deadline = rng.choice([math.inf, rng.uniform(0.01, 3.0)])
+    return Terms(0.0, deadline, rng.randint(1, 3), str(rng.randrange(keys)), rng.choice([0.5, 1.0, 4.0]))
 
 
 def test_wait_is_what_stands_before() -> None:
@@ -126,6 +132,68 @@ def test_bound_without_a_setting_follows_the_deadline() -> None:
     assert "0.4 s" in str(refusal(model, Terms(0.0, deadline=4.8), [10]))
     model.reserve("b", Terms(0.0, deadline=6.1), [10], 0.0)
     model.reserve("c", Terms(0.0), [100] * 1000, 0.0)
+
+
+def test_calls_are_refused_before_they_are_read_once_one_was_after() -> None:
+    """While others are refused it is asked whether reading is of use; a second after the last of them no more."""
+    _, model = server(max_queue_seconds=0.3)
+    model.reserve("a", Terms(0.0), [100] * 5, 0.0)
+    model.foresee(Terms(0.0), 1, 0.0)
+    refusal(model, Terms(0.0), [100])
+    for now in (0.0, 0.9, 1.8):
+        with pytest.raises(QueueFullError, match=r"the wait would be 0\.5 s, the limit is 0\.3 s"):
+            model.foresee(Terms(now), 1, now)
+    model.foresee(Terms(2.9), 1, 2.9)
+
+
+def test_who_was_not_read_comes_back_one_by_one_too() -> None:
+    """At the pace at which texts such as those before can be served, so many as each call has."""
+    _, model = server(max_queue_seconds=0.3)
+    model.reserve("a", Terms(0.0), [100] * 5, 0.0)
+    refusal(model, Terms(0.0), [100])
+    hints = []
+    for texts in (2, 1, 1):
+        with pytest.raises(QueueFullError) as refused:
+            model.foresee(Terms(0.0), texts, 0.0)
+        hints.append(refused.value.retry_after_seconds)
+    assert hints == pytest.approx([0.3, 0.5, 0.6])
+
+
+def test_who_was_not_read_is_told_to_stay_away_if_such_texts_would_be_late() -> None:
+    """By what texts took before; and nobody else waits for its turn."""
+    _, model = server(max_queue_seconds=0.3)
+    model.reserve("a", Terms(0.0, deadline=0.51), [100] * 5, 0.0)
+    refusal(model, Terms(0.0), [100])
+    for terms, texts, hint in ((Terms(0.0, deadline=0.65), 4, math.inf), (Terms(0.0), 1, 0.3)):
+        with pytest.raises(QueueFullError) as refused:
+            model.foresee(terms, texts, 0.0)
+        assert refused.value.retry_after_seconds == pytest.approx(hint)
+
+
+def test_nobody_is_refused_unread_who_would_be_taken_when_read() -> None:
+    """Whatever waits and runs, whoever asks, and however long the texts turn out to be."""
+    rng = random.Random(11)
+    unread = 0
+    for _ in range(400):
+        _, model = server(rng.randint(1, 3), rng.choice([None, 0.05, 0.3]))
+        model.drift, keys = rng.uniform(0.3, 3.0), rng.choice([1, 4, 40])
+        for number in range(rng.randint(0, 60)):
+            lengths = [rng.randint(1, 100) for _ in range(rng.randint(1, 4))]
+            with contextlib.suppress(OverloadedError):
+                model.reserve(number, some_terms(rng, keys), lengths, 0.0)
+            if rng.random() < 0.2:
+                model.run_started([(number, lengths[0])], 0.0, more_wait=True)
+        with contextlib.suppress(OverloadedError):
+            model.reserve("hopeless", Terms(0.0, deadline=1e-9), [100], 0.0)
+        terms = some_terms(rng, keys)
+        texts = rng.randint(1, 4)
+        try:
+            model.foresee(terms, texts, 0.0)
+        except OverloadedError:
+            unread += 1
+            with pytest.raises(OverloadedError):
+                model.reserve("read", terms, [rng.randint(1, 100) for _ in range(texts)], 0.0)
+    assert 100 < unread < 300
 
 
 def test_idle_server_takes_a_call_of_any_size() -> None:

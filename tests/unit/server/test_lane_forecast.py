@@ -75,6 +75,24 @@ async def test_call_is_refused_before_any_of_its_texts_waits() -> None:
         assert gate.runs == [2, 1, 1]
 
 
+async def test_lane_refuses_calls_unread_while_it_refuses_others() -> None:
+    """By its own clock; without a forecast it refuses nobody."""
+    gate, clock = Gate(), FakeClock(0.0)
+    async with encoder_scheduler(gate, tokens=100, clock=clock) as parts:
+        parts.lane.foresee(Terms(0.0), 1)
+        bounded(parts)
+        waiting = [parts.submit(*of_lengths([100])) for _ in range(2)]
+        parts.lane.foresee(Terms(0.0), 1)
+        with pytest.raises(QueueFullError):
+            parts.submit(*of_lengths([1]))
+        with pytest.raises(QueueFullError):
+            parts.lane.foresee(Terms(0.0), 1)
+        clock.advance(1.1)
+        parts.lane.foresee(Terms(0.0), 1)
+        gate.open.set()
+        await asyncio.gather(*(call.future for call in waiting))
+
+
 async def test_call_that_would_be_late_never_reaches_the_model() -> None:
     """By the prediction its answer would come too late: it is refused instead of run."""
     gate, clock = Gate(), FakeClock(0.0)

@@ -48,6 +48,9 @@ class Told(Exception):  # noqa: N818 - it is no error
 class TellingLane:
     """Where nothing waits."""
 
+    def foresee(self, _terms: object, _texts: int) -> None:
+        pass
+
     def submit(self, entries: list[Any]) -> None:
         raise Told
 

@@ -6,14 +6,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from headwaiter_proto.v1 import bundle_pb2
-from headwaiter_server.batching.task import Answer, EncodingEntry
+from headwaiter_server.batching.task import Answer, EncodingEntry, EncodingTask
 from headwaiter_server.encoding import Encoding
-from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError
+from headwaiter_server.errors import DeadlineExceededError, InvalidRequestError, QueueFullError
 from headwaiter_server.lifecycle.catalog import Catalog, ServedModel
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import FloatArray
@@ -26,15 +27,19 @@ from headwaiter_server.pipeline import (
     TokenizationRequest,
 )
 from headwaiter_server.scheduling.admission import Admission
-from headwaiter_server.scheduling.calls import Terms
+from headwaiter_server.scheduling.calls import Call, Pending, Terms
 
 
 class LetterTokenizer:
     """A token for each character."""
 
+    def __init__(self) -> None:
+        self.read = 0
+
     def encode_all(
         self, texts: list[str], field: str, *, truncate: bool = False, offsets: bool = False
     ) -> list[Encoding]:
+        self.read += len(texts)
         places = [[(index, index + 1) for index in range(len(text))] for text in texts]
         return [
             Encoding([ord(letter) for letter in text], truncated="long" in text, offsets=each if offsets else None)
@@ -48,11 +53,16 @@ class LetterTokenizer:
 
 
 class InstantLane:
-    """Answers each text at once by a function of it; every second text in a run of its own."""
+    """Answers each text at once by a function of it; every second text in a run of its own. Unless it is full."""
 
     def __init__(self, answer: Callable[[str, bool], FloatArray] | None) -> None:
         self._answer = answer
         self.texts: list[str] = []
+        self.full = False
+
+    def foresee(self, _terms: Terms, _texts: int) -> None:
+        if self.full:
+            raise QueueFullError("no room", 1.0)
 
     def submit(self, entries: list[EncodingEntry]) -> None:
         for index, entry in enumerate(entries):
@@ -62,6 +72,17 @@ class InstantLane:
                 run = index % 2
                 values = self._answer(text, entry.payload.raw)
                 entry.resolve(Answer(values, 1.0 + run, 4.0 - run, 5 + run, 50 - run, 7 + run))
+
+
+class EveryAnswer:
+    """A cache that remembers an answer to everything; stands for its one shelf, too."""
+
+    def shelf(self, _lane: object) -> EveryAnswer:
+        return self
+
+    def ask(self, call: Call[Answer], tasks: list[EncodingTask], *_: object) -> None:
+        for index, task in enumerate(tasks):
+            Pending(call, index, task, 1).resolve(Answer(np.ones(1, np.float32), 0.0, 0.0, 0, 0, 0))
 
 
 class Dispatching:
@@ -82,12 +103,16 @@ class Tasks:
         answer: Callable[[str, bool], FloatArray] | None = None,
         embedding: bundle_pb2.Embedding | None = None,
         labels: Sequence[str] = (),
+        *,
+        remembered: bool = False,
     ) -> None:
         self.lane = InstantLane(answer)
+        self.tokenizer = LetterTokenizer()
         described = bundle_pb2.Manifest(task=task, embedding=embedding, labels=labels)
         catalog = Catalog()
-        catalog.add(ServedModel("m", 1, "fp32", described, cast("Any", LetterTokenizer()), cast("Any", self.lane)))
-        self.pipeline = Pipeline(catalog, cast("Any", Dispatching()), Metrics(), max_texts=100)
+        catalog.add(ServedModel("m", 1, "fp32", described, cast("Any", self.tokenizer), cast("Any", self.lane)))
+        cache = cast("Any", EveryAnswer()) if remembered else None
+        self.pipeline = Pipeline(catalog, cast("Any", Dispatching()), Metrics(), max_texts=100, cache=cache)
         self.admission = Admission(10, 1000, 200)
 
     async def run(self, method: Any, request: Any, seconds: float = math.inf) -> Any:  # noqa: ANN401 - any task
@@ -225,6 +250,37 @@ async def test_text_that_is_late_already_does_not_wait() -> None:
     with pytest.raises(DeadlineExceededError):
         await it.run(it.pipeline.classify, ClassificationRequest("", 0, ["a"]), seconds=-0.01)
     assert it.lane.texts == []
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "request_"),
+    [
+        (bundle_pb2.TASK_EMBED, Pipeline.embed, EmbeddingRequest("", 0, ["a"])),
+        (bundle_pb2.TASK_CLASSIFY, Pipeline.classify, ClassificationRequest("", 0, ["a"])),
+        (bundle_pb2.TASK_TAG, Pipeline.tag, TaggingRequest("", 0, ["a"])),
+        (bundle_pb2.TASK_RERANK, Pipeline.rerank, RerankingRequest("", 0, "q", ["a"])),
+    ],
+)
+async def test_texts_of_a_call_that_is_refused_anyway_are_not_read(
+    task: bundle_pb2.Task,
+    method: Any,  # noqa: ANN401 - any task's
+    request_: object,
+) -> None:
+    """Reading costs what an overloaded server has least of; and before they were read, nothing is held."""
+    it = Tasks(task, raw_or_unit, labels=["O"])
+    it.lane.full = True
+    with pytest.raises(QueueFullError):
+        await it.run(partial(method, it.pipeline), request_)
+    assert it.tokenizer.read == 0
+
+
+async def test_what_is_remembered_is_answered_by_a_server_that_is_full() -> None:
+    """Nothing of it waits, and only its texts tell that it is remembered."""
+    it = Tasks(bundle_pb2.TASK_CLASSIFY, remembered=True)
+    it.lane.full = True
+    reply = await it.run(it.pipeline.classify, ClassificationRequest("", 0, ["a", "b"]))
+    assert reply.scores == [1, 1]
+    assert it.tokenizer.read == 2
 
 
 async def test_many_texts_are_tokenized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
