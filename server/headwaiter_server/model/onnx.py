@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -33,6 +34,11 @@ _SPIN_US = 300
 # Runtimes before this one know no bound, and would go on for milliseconds after the run.
 _BOUNDS_SPINNING = tuple(int(part) for part in RUNTIME_VERSION.split(".")[:2]) >= (1, 26)
 
+# How often a run gives back what the arena holds and no run uses. No two mixes of texts are alike, and what it keeps
+# for one hardly fits the next: it would grow for hours, ever more slowly, and keep what a single large run has taken.
+_TRIM_SECONDS = 10.0
+_TRIM = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+
 _BF16, _BYTES = BY_NAME[BF16], BY_NAME[BYTES]
 # Where a graph made of bytes is to look for the files it names, so that it finds none but those it is given.
 _NO_FOLDER = os.devnull
@@ -53,6 +59,7 @@ class OnnxGraph:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
+        self._trims_at = time.monotonic() + _TRIM_SECONDS
         given = [_tensor(each) for each in session.get_inputs()]
         kept = [_tensor(each, optional=True) for each in session.get_overridable_initializers()]
         self.input_tensors = (*given, *kept)
@@ -122,10 +129,7 @@ class OnnxGraph:
         self, outputs: Sequence[str], feeds: Mapping[str, Array], cancellation: Cancellation | None = None
     ) -> list[FloatArray]:
         """Compute the named outputs; see `Graph` and `TensorGraph`."""
-        options = None
-        if cancellation is not None:
-            options = onnxruntime.RunOptions()
-            cancellation.arm(partial(setattr, options, "terminate", True))
+        options = self._options(cancellation)
         try:
             if self._bf16:
                 return self._run_values(outputs, feeds, options)
@@ -136,6 +140,19 @@ class OnnxGraph:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> OnnxBinding:
         """Say where inputs and outputs lie; see `BindableGraph`."""
         return OnnxBinding(self._session, inputs, outputs)
+
+    def _options(self, cancellation: Cancellation | None) -> onnxruntime.RunOptions | None:
+        now = time.monotonic()
+        trims = now >= self._trims_at
+        if cancellation is None and not trims:
+            return None
+        options = onnxruntime.RunOptions()
+        if trims:
+            self._trims_at = now + _TRIM_SECONDS
+            options.add_run_config_entry(*_TRIM)
+        if cancellation is not None:
+            cancellation.arm(partial(setattr, options, "terminate", True))
+        return options
 
     def _run_values(
         self, outputs: Sequence[str], feeds: Mapping[str, Array], options: onnxruntime.RunOptions | None
