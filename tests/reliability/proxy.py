@@ -84,12 +84,18 @@ def write_config(folder: Path, servers: Sequence[str], port: int = 8443, admin_p
 
 
 @contextmanager
-def running_proxy(folder: Path, servers: Sequence[str]) -> Iterator[Proxy]:
-    """Envoy before these servers, once it has found one that serves; ended in the end."""
+def running_proxy(folder: Path, servers: Sequence[str], through: Sequence[str] = ()) -> Iterator[Proxy]:
+    """Envoy before these servers, once it has found one that serves; ended in the end.
+
+    Args:
+        folder: Where its files are.
+        servers: HOST:PORT of each server.
+        through: A command that becomes Envoy.
+    """
     port, admin_port = free_port(), free_port()
     config = write_config(folder, servers, port, admin_port)
     proxy = Proxy(f"localhost:{port}", folder / "tls.crt", f"127.0.0.1:{admin_port}")
-    command: list[str | Path] = [envoy(), "--config-path", config, "--log-path", folder / "envoy.log"]
+    command: list[str | Path] = [*through, envoy(), "--config-path", config, "--log-path", folder / "envoy.log"]
     alone = ("--concurrency", "1", "--use-dynamic-base-id")
     with subprocess.Popen([*command, *alone], stderr=subprocess.DEVNULL) as process:
         try:

@@ -35,13 +35,14 @@ class Replica:
 
     server: ServerProcess
 
-    def __init__(self, number: int, folder: Path, *flags: str) -> None:
+    def __init__(self, number: int, folder: Path, *flags: str, through: Sequence[str] = ()) -> None:
         """Set up, start nothing.
 
         Args:
             number: Which one it is, from 1.
             folder: Where its model repository is written.
             flags: Of headwaiter-server.
+            through: A command that becomes the server.
         """
         self.number = number
         self.address = f"127.0.0.1:{free_port()}"
@@ -50,6 +51,7 @@ class Replica:
         version = repository / MODEL / "1"
         version.rename(version.with_name(str(number)))
         self._flags = ("--models", str(repository), "--listen", self.address, *ONE_BY_ONE, *flags)
+        self._through = through
         self._log = folder / f"replica-{number}.log"
         self._running = ExitStack()
 
@@ -58,7 +60,9 @@ class Replica:
         self._running.close()
         log = self._running.enter_context(self._log.open("a"))
         try:
-            self.server = self._running.enter_context(running_sleeping_server(*self._flags, log=log))
+            self.server = self._running.enter_context(
+                running_sleeping_server(*self._flags, log=log, through=self._through)
+            )
         except AssertionError as error:
             error.add_note(self._log.read_text()[-_LOG_CHARACTERS:])
             raise
@@ -69,9 +73,9 @@ class Replica:
 
 
 @contextmanager
-def running_replicas(count: int, folder: Path, *flags: str) -> Iterator[list[Replica]]:
-    """Replicas that serve, started one beside the other; killed in the end."""
-    replicas = [Replica(number, folder, *flags) for number in range(1, count + 1)]
+def running_replicas(count: int, folder: Path, *flags: str, through: Sequence[str] = ()) -> Iterator[list[Replica]]:
+    """Replicas that serve, started one beside the other; killed in the end. For the arguments see `Replica`."""
+    replicas = [Replica(number, folder, *flags, through=through) for number in range(1, count + 1)]
     with ExitStack() as stack:
         for replica in replicas:
             stack.callback(replica.kill)

@@ -102,7 +102,7 @@ def write_sleeper(repository: Path) -> None:
 
 @contextmanager
 def running_sleeping_server(
-    *flags: str, run_seconds: float = RUN_SECONDS, log: IO[str] | None = None
+    *flags: str, run_seconds: float = RUN_SECONDS, log: IO[str] | None = None, through: Sequence[str] = ()
 ) -> Iterator[ServerProcess]:
     """A sleeping server on free ports, in a process of its own; killed in the end if nobody has ended it.
 
@@ -110,8 +110,9 @@ def running_sleeping_server(
         flags: Of headwaiter-server.
         run_seconds: Of each run.
         log: Where its log goes, if not to the test's own stderr.
+        through: A command that becomes the server.
     """
-    command = [sys.executable, __file__, "--run-seconds", str(run_seconds)]
+    command = [*through, sys.executable, __file__, "--run-seconds", str(run_seconds)]
     # Made here: a server that is killed leaves nothing behind.
     with tempfile.TemporaryDirectory(prefix="headwaiter-sleeper-") as folder:
         if "--models" not in flags:

@@ -64,14 +64,16 @@ class Way:
 
 
 @contextmanager
-def open_ways(names: Sequence[str], replicas: Sequence[Replica], folder: Path) -> Iterator[list[Way]]:
-    """The ways of these names to these servers; Envoy runs as long."""
+def open_ways(
+    names: Sequence[str], replicas: Sequence[Replica], folder: Path, through: Sequence[str] = ()
+) -> Iterator[list[Way]]:
+    """The ways of these names to these servers; Envoy, which a command may become, runs as long."""
     addresses = [replica.address for replica in replicas]
     every = f"ipv4:{','.join(addresses)}"
     with ExitStack() as stack:
         ways = []
         if ENVOY in names:
-            proxy = stack.enter_context(running_proxy(folder, addresses))
+            proxy = stack.enter_context(running_proxy(folder, addresses, through))
             tls = TLS(ca_file=proxy.ca_file, server_name=NAME)
             ways.append(Way(ENVOY, proxy.target, "service-config.json", tls))
         if ROUND_ROBIN in names:
