@@ -37,7 +37,7 @@ def test_every_call_is_answered(served: ServerProcess, record: Record, tmp_path:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

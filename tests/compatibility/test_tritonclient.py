@@ -24,7 +24,7 @@ def test_every_check_passes(served: ServerProcess, record: Record, module: str, 
         env=clean_environment(PYTHONPATH=str(ROOT / "tests"), PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

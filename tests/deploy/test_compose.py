@@ -181,7 +181,13 @@ def test_prometheus_scrapes_the_server(prometheus: Running) -> None:
 
     assert awaited(up, prometheus.process, "the target is up") == ["headwaiter"]
     assert len(asked(address, "targets")["activeTargets"]) == 1
-    (info,) = asked(address, "query", query="headwaiter_build_info")["result"]
+
+    def told() -> list[dict[str, Any]] | None:
+        """A target is up a moment before what was scraped of it can be asked for."""
+        found: list[dict[str, Any]] = asked(address, "query", query="headwaiter_build_info")["result"]
+        return found or None
+
+    (info,) = awaited(told, prometheus.process, "what was scraped can be asked for")
     assert info["metric"]["job"] == "headwaiter"
 
 

@@ -115,7 +115,7 @@ async def insides(server: Server) -> Insides:
     )
 
 
-async def settled(server: Server, like: Insides | None = None, patience_seconds: float = 20.0) -> Insides:
+async def settled(server: Server, like: Insides | None = None, patience_seconds: float = 60.0) -> Insides:
     """Counts of what the server has, once they are as others were, or do not become so.
 
     What gRPC closes it closes on threads of its own, some time after it was told to.

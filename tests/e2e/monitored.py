@@ -29,8 +29,8 @@ MEMORY_BYTES = 4_000_000_000
 # Enough for two thirds of the rows with texts of the storm.
 KV_CACHE_BYTES = 20_000_000
 STORM_SECONDS = 12.0
-# Long enough for two scrapes to fail.
-FROZEN_SECONDS = 3.0
+# Long enough for three scrapes to fail, so that a target that is down is seen by two evaluations of the alerts.
+FROZEN_SECONDS = 4.0
 BIG_TEXTS = 8000
 # So many that no series begins near nothing, measured by what it rises.
 _ANSWERED_BEFORE = 6
@@ -39,6 +39,19 @@ WORDS = ("waiter", "soup", "lovelace")
 # though the server turned to one call alone, of texts few enough that what it takes to read them all does not count.
 LONG_TEXTS = 1500
 LONG_BEAMS = 4
+# Of what only some call or scrape shows.
+_TRIES = 50
+_LONG = ("abcdefgh" * 5,) * LONG_TEXTS
+# Of what the panels of waiting show, whether some scrape has seen it; Prometheus starts with the calm.
+_SEEN_WAITING = (
+    "min(max_over_time(headwaiter_predicted_wait_seconds[5m])) > 0.01"
+    ' and on () sum(max_over_time(headwaiter_queue_depth{model="embed"}[5m])) > 0'
+    ' and on () sum(max_over_time(headwaiter_requests_in_flight{method=~".+/Embed"}[5m])) > 0'
+)
+_EXPIRED = (
+    'headwaiter_requests_total{code="DEADLINE_EXCEEDED",method="headwaiter.v1.InferenceService/Generate",'
+    'model="pronounce",version="1"}'
+)
 MIXED = ("soup", "the waiter walked to the table", "ada wrote the first note of the engine, and the note was long")
 
 
@@ -92,7 +105,7 @@ def told_story(models: Path, folder: Path) -> Iterator[Story]:
         _warm_up(callers, server)
         with running_prometheus(folder, server.metrics) as prometheus:
             edges = [_edge(prometheus, process, callers)]
-            _calm(callers)
+            _calm(callers, prometheus)
             edges.append(_edge(prometheus, process, callers))
             held_seconds = _storm(callers, server)
             edges.append(_edge(prometheus, process, callers))
@@ -130,8 +143,15 @@ def _warm_up(callers: Callers, server: ServerProcess) -> None:
     callers.embed(POISON, model="fragile").ended()
     callers.embed("", model="embed").ended()
     callers.embed("soup", model="nobody").ended()
-    callers.generate(*["word"] * LONG_TEXTS, timeout=0.2).ended()
-    _cancelled(callers, callers.generate(*["word"] * LONG_TEXTS), server)
+    # The server calls those cancelled whose deadline it learns of late.
+    for _ in range(_TRIES):
+        if _EXPIRED in server.scrape():
+            break
+        callers.generate(*_LONG, timeout=0.5, num_beams=LONG_BEAMS).ended()
+        _until(server, "headwaiter_calls_held", 0)
+    else:
+        raise AssertionError("no call has been told that its deadline has passed")
+    _cancelled(callers.generate(*_LONG, num_beams=LONG_BEAMS), server)
     places = _take_every_place(callers, server)
     callers.embed("soup").ended()
     for each in places:
@@ -141,7 +161,7 @@ def _warm_up(callers: Callers, server: ServerProcess) -> None:
     _until(server, "headwaiter_calls_held", 0)
 
 
-def _calm(callers: Callers) -> None:
+def _calm(callers: Callers, prometheus: Prometheus) -> None:
     for _ in range(40):
         callers.embed("soup").ended()
     callers.together(lambda _: callers.embed(*MIXED * 5, timeout=30), 30, MOST_CALLS)
@@ -151,8 +171,13 @@ def _calm(callers: Callers) -> None:
     callers.together(lambda _: callers.embed("soup", model="nobody"), 15, MOST_CALLS)
     callers.together(lambda _: callers.generate(*WORDS), 20, MOST_CALLS)
     callers.together(lambda _: callers.generate("waiter", num_beams=4), 10, MOST_CALLS)
-    for _ in range(10):  # so that some scrape sees them wait
+    for _ in range(10):
         callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
+    for _ in range(_TRIES):
+        if prometheus.instant(_SEEN_WAITING):
+            return
+        callers.embed(*[MIXED[1]] * BIG_TEXTS).ended()
+    raise AssertionError("no scrape has seen texts wait")
 
 
 def _storm(callers: Callers, server: ServerProcess) -> float:
@@ -166,7 +191,8 @@ def _storm(callers: Callers, server: ServerProcess) -> float:
     for each in expiring:
         each.ended()
     held_seconds = time.monotonic() - began
-    for each in cancelled:
+    # The stream first: its texts, of one hypothesis each, are not to get the places of the others.
+    for each in reversed(cancelled):
         each.future.cancel()
     for each in cancelled:
         each.ended()
@@ -176,17 +202,16 @@ def _storm(callers: Callers, server: ServerProcess) -> float:
 
 def _take_every_place(callers: Callers, server: ServerProcess, timeout: float | None = None) -> list[Sent]:
     """Long calls, of which the first half has a deadline, if one is given; the last one is a stream."""
-    texts = ["abcdefgh" * 5] * LONG_TEXTS
     sent = [
-        callers.generate(*texts, timeout=timeout if number < MOST_CALLS // 2 else None, num_beams=LONG_BEAMS)
+        callers.generate(*_LONG, timeout=timeout if number < MOST_CALLS // 2 else None, num_beams=LONG_BEAMS)
         for number in range(MOST_CALLS - 1)
     ]
-    sent.append(callers.generate_unread(*texts))
+    sent.append(callers.generate_unread(*_LONG))
     _until(server, "headwaiter_waiting_texts_held", MOST_CALLS * LONG_TEXTS)
     return sent
 
 
-def _cancelled(callers: Callers, sent: Sent, server: ServerProcess) -> None:
+def _cancelled(sent: Sent, server: ServerProcess) -> None:
     _until(server, 'headwaiter_running_texts{model="pronounce"}', 1)
     sent.future.cancel()
     sent.ended()

@@ -45,7 +45,7 @@ class ServerProcess:
         called = time.monotonic()
         while True:
             began = time.monotonic()
-            connection = HTTPConnection(self.metrics, timeout=10)
+            connection = HTTPConnection(self.metrics, timeout=60)
             with closing(connection):
                 connection.request("GET", "/metrics", headers={"Accept": accept})
                 response = connection.getresponse()
@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the server's command where it is expected to end by itself."""
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
 
 

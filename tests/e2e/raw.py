@@ -14,7 +14,7 @@ def refused(target: str, method: str, data: bytes, *metadata: tuple[str, str]) -
     with grpc.insecure_channel(target) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         with pytest.raises(grpc.RpcError) as caught:
-            call(data, timeout=10, metadata=metadata)
+            call(data, timeout=60, metadata=metadata)
     return caught.value
 
 

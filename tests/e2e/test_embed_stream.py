@@ -177,7 +177,7 @@ async def _nothing_in_flight(server: ServerProcess) -> None:
 
 async def test_leaving_early_leaves_nothing_behind(encoder_server: ServerProcess) -> None:
     """A caller that stops in the middle, or vanishes, costs the server nothing more, and others are served."""
-    endless = (["text and text"] * 64 for _ in itertools.count())
+    endless = itertools.repeat(["text and text"] * 64)
     with Client(encoder_server.grpc) as client:
         results = client.embed_stream(endless, model="embed")
         assert next(results).index == 0
@@ -195,7 +195,10 @@ async def test_slow_reader_is_not_read_ahead_for(encoder_server: ServerProcess) 
     count, texts = 3000, 1000
     message = inference_pb2.EmbedRequest(model="embed", texts=["soup"] * texts)
     written = 0
-    async with grpc.aio.insecure_channel(encoder_server.grpc) as channel, AsyncClient(encoder_server.grpc) as other:
+    async with (
+        grpc.aio.insecure_channel(encoder_server.grpc) as channel,
+        AsyncClient(encoder_server.grpc, timeout_seconds=60) as other,
+    ):
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
         call: grpc.aio.StreamStreamCall[bytes, bytes] = start()
 

@@ -148,7 +148,6 @@ def test_pronounce_streams(callers: Generators) -> None:
     assert told["headwaiter-first-token-seconds"] == pytest.approx(pieces[0].token_seconds[0], abs=0.5)
 
 
-@pytest.mark.timeout(180)
 def test_callers_together_get_what_they_get_alone(served: ServerProcess, callers: Generators) -> None:
     """64 callers with texts and options of all kinds, unary and streamed: to the last bit what each is told alone."""
     requests = [

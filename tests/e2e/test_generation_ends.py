@@ -82,7 +82,6 @@ def test_slow_reader_holds_up_nobody(served: ServerProcess, callers: Generators)
     assert [untimed(told[index]) for index in range(40)] == list(map(untimed, whole))
 
 
-@pytest.mark.timeout(120)
 def test_chaos_of_early_ends_leaves_nothing_and_changes_nothing(served: ServerProcess, callers: Generators) -> None:
     """300 streams of which most are left in the middle: the others have their own answers, and nothing is held."""
     texts = texts_of_mixed_length(300, seed=3)

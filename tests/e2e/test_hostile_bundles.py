@@ -102,6 +102,6 @@ def test_server_told_to_end_while_a_model_hangs_ends(tmp_path: Path) -> None:
             assert process.wait(30) == 0
         finally:
             process.kill()
-    gone, left = psutil.wait_procs(trial, timeout=10)
+    gone, left = psutil.wait_procs(trial, timeout=60)
     assert len(gone) == 2
     assert left == []

@@ -41,13 +41,13 @@ async def _load_until_turned_away(target: str, process: subprocess.Popen[str]) -
         async def caller() -> None:
             nonlocal answered
             while not turned_away.is_set():
-                await generate(TWO_WORDS, timeout=20)
+                await generate(TWO_WORDS, timeout=60)
                 answered += 1
 
         async with asyncio.TaskGroup() as callers:
             for _ in range(8):
                 callers.create_task(caller())
-            await generate(TWO_WORDS, timeout=20)
+            await generate(TWO_WORDS, timeout=60)
             process.send_signal(signal.SIGTERM)
             while await health.health() is HealthStatus.SERVING:
                 await asyncio.sleep(0.01)
@@ -60,7 +60,7 @@ async def _load_until_turned_away(target: str, process: subprocess.Popen[str]) -
 
 def _call_for_ever(generate: grpc.UnaryUnaryMultiCallable[bytes, bytes]) -> None:
     while True:
-        generate(TWO_WORDS, timeout=20)
+        generate(TWO_WORDS, timeout=60)
 
 
 def _ask_until_refused(client: Client, patience_seconds: float = 60.0) -> None:
@@ -87,15 +87,15 @@ def test_calls_after_the_lame_duck_time_are_sent_elsewhere(models_dir: Path, ser
         generate_there: grpc.UnaryUnaryMultiCallable[bytes, bytes] = either.unary_unary(GENERATE)
         held = [generate.future(many_words, timeout=60) for _ in range(6)]
         # Answered behind the held ones' arrival, so they are all admitted; and its connection is to the one that ends.
-        generate_there(TWO_WORDS, timeout=20)
-        generate(TWO_WORDS, timeout=20)
+        generate_there(TWO_WORDS, timeout=60)
+        generate(TWO_WORDS, timeout=60)
         ending.process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as refused:
             _call_for_ever(generate)
         # The very call that comes as the listeners close may be cancelled.
         assert refused.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         while True:
-            generate_there(TWO_WORDS, timeout=20)
+            generate_there(TWO_WORDS, timeout=60)
             if all(call.done() for call in held):
                 break
         for call in held:
@@ -111,7 +111,7 @@ def test_second_signal_ends_at_once(models_dir: Path) -> None:
             while client.health() is HealthStatus.SERVING:
                 pass
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 130
+        assert server.process.wait(60) == 130
 
 
 def test_metrics_go_last(models_dir: Path) -> None:
@@ -289,5 +289,5 @@ def test_idle_connection_does_not_delay_the_end(models_dir: Path) -> None:
         running_server("--models", str(models_dir), "--lame-duck-seconds", "0") as server,
         grpc.insecure_channel(server.grpc) as channel,
     ):
-        grpc.channel_ready_future(channel).result(timeout=10)
+        grpc.channel_ready_future(channel).result(timeout=60)
         assert server.terminate() == 0

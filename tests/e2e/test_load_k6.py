@@ -19,16 +19,17 @@ _FIGURE = re.compile(r"^(?P<name>\S.*?)\s{2,}(?P<median>-?[\d.]+)\s+\[", re.MULT
 def test_both_testers_measure_the_same_calls(minilm: dict[str, Path]) -> None:
     models = minilm["packed"].parents[1]
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--models", models, "--quick", "--rate", "20"],
+        [sys.executable, SCRIPT, "--models", models, "--quick", "--rate", "8"],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     figures = {match["name"]: float(match["median"]) for match in _FIGURE.finditer(done.stdout)}
-    # Three seconds at 20 calls a second, and at 10; where a stretch begins may cost or bring a call.
-    for how, calls in (("in turns", 60), ("side by side", 30)):
+    # Three seconds at 8 calls a second, and at 4, of which the warm-up before them has four and more; where a stretch
+    # begins or ends may cost or bring a call, of so few also where the machine stands still for a moment.
+    for how, calls in (("in turns", 24), ("side by side", 12)):
         for tester in ("headwaiter-load", "k6"):
             of = f"{how}, {tester}"
             assert abs(figures[f"{of}: calls measured"] - calls) <= 2

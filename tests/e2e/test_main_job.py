@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from .process import ServerProcess
 
 IN_FLIGHT = 'headwaiter_requests_in_flight{method="headwaiter.v1.InferenceService/Generate"}'
+STARTED = 'headwaiter_requests_started_total{method="headwaiter.v1.InferenceService/Generate"}'
+WAITING = 'headwaiter_queue_depth{model="pronounce"}'
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
@@ -53,6 +55,12 @@ def test_known_word_is_pronounced(server: ServerProcess) -> None:
     assert generation.finish_reason is FinishReason.END_OF_SEQUENCE
 
 
+async def until(server: ServerProcess, name: str, least: float) -> None:
+    """Wait until a metric has so much; the test's own time limit ends it."""
+    while (await asyncio.to_thread(server.scrape))[name] < least:
+        await asyncio.sleep(0.01)
+
+
 async def test_batch_mates_never_change_an_answer(server: ServerProcess) -> None:
     """Words alone, in one call, and in many concurrent calls of random company have the same answers."""
     dice = random.Random(7)
@@ -61,7 +69,14 @@ async def test_batch_mates_never_change_an_answer(server: ServerProcess) -> None
         alone = [(await client.generate(word)).generations[0].text for word in words]
         together = [each.text for each in (await client.generate(words)).generations]
         shuffled = dice.sample(words * 3, k=len(words) * 3)
-        crowd = await asyncio.gather(*(client.generate(word) for word in shuffled))
+        before = (await asyncio.to_thread(server.scrape))[STARTED]
+        # Keeps the workers until all of the crowd are there: else each might be answered before the next one comes.
+        first = asyncio.create_task(client.generate(["ab" * 30] * 1000))
+        await until(server, WAITING, 1)
+        calls = [asyncio.create_task(client.generate(word)) for word in shuffled]
+        await until(server, STARTED, before + 1 + len(calls))
+        first.cancel()
+        crowd = await asyncio.gather(*calls)
     assert together == alone
     expected = dict(zip(words, alone, strict=True))
     assert [reply.generations[0].text for reply in crowd] == [expected[word] for word in shuffled]

@@ -32,7 +32,7 @@ Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 Ending: TypeAlias = "grpc.Future[bytes]"
 
 # A call that keeps the only worker for as long as a test needs, and is cancelled in the end: its texts run one by one.
-LONG_CALL = inference_pb2.GenerateRequest(texts=["abcdefgh" * 5] * 1000).SerializeToString()
+LONG_CALL = inference_pb2.GenerateRequest(texts=["abcdefgh" * 7] * 1000).SerializeToString()
 ONE_WORD = inference_pb2.GenerateRequest(texts=["word"]).SerializeToString()
 NO_TEXTS = inference_pb2.GenerateRequest().SerializeToString()
 NO_MODEL = inference_pb2.GenerateRequest(texts=["word"], model="nobody").SerializeToString()
@@ -111,6 +111,8 @@ def test_counters_are_those_of_the_callers(narrow: ServerProcess) -> None:
 
     A call that its caller gives up is made to wait behind another until the server has it for sure.
     """
+    # A refusal of another test reaches its caller before it is counted.
+    until(lambda: total(narrow, "requests_in_flight") == 0)
     before, started = codes(narrow), total(narrow, "requests_started_total")
     seen: Counter[str] = Counter()
     with method(narrow) as generate:
@@ -120,7 +122,7 @@ def test_counters_are_those_of_the_callers(narrow: ServerProcess) -> None:
         assert seen == {"OK": 5, "INVALID_ARGUMENT": 3, "NOT_FOUND": 4}
 
         held = hold_worker(generate, narrow)
-        expired = [generate.future(ONE_WORD, timeout=5.0, metadata=LAST) for _ in range(3)]
+        expired = [generate.future(ONE_WORD, timeout=2.5, metadata=LAST) for _ in range(3)]
         seen += Counter(map(code_of, expired))
         assert seen["DEADLINE_EXCEEDED"] == 3
         until(lambda: total(narrow, "calls_held") == 1)
@@ -153,8 +155,8 @@ def test_made_up_names_make_no_series(narrow: ServerProcess) -> None:
             unknown: Call = channel.unary_unary(f"/made.Up/Method{number}")
             calls.append(unknown.future(b"", timeout=60))
             # Never so many at one time that they would be refused for that.
-            if len(calls) == MOST_CALLS:
-                assert Counter(map(code_of, calls)).keys() <= {"NOT_FOUND", "UNIMPLEMENTED"}
+            if len(calls) == MOST_CALLS or number == 999:
+                assert Counter(map(code_of, calls)).keys() == {"NOT_FOUND", "UNIMPLEMENTED"}
                 calls.clear()
     found = samples(narrow)
     own = [(name, labels) for name, series in found.items() if name.startswith("headwaiter") for labels, _ in series]
@@ -174,6 +176,7 @@ def test_promtool_has_nothing_to_say_of_a_server_that_worked(narrow: ServerProce
     with method(narrow) as generate:
         for data in (ONE_WORD, NO_TEXTS, NO_MODEL):
             code_of(generate.future(data, timeout=60))
+    until(lambda: total(narrow, "requests_in_flight") == 0)
     text = narrow.scrape_text()
     assert 'code="NOT_FOUND"' in text
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)

@@ -24,6 +24,9 @@ from benchmarks.turned_bundle import write_turned_bundle
 from .process import ServerProcess, running_server
 
 _EMBED = "/headwaiter.v1.InferenceService/Embed"
+_ANSWERED = (
+    'headwaiter_requests_total{{code="OK",method="headwaiter.v1.InferenceService/Embed",model="embed",version="{}"}}'
+)
 _SWAPS = 6
 _CALLS_PER_SECOND = 60
 _PATIENT_SECONDS = 60.0
@@ -89,20 +92,30 @@ def client_of(repository: Path, *arguments: str) -> Iterator[Client]:
         yield Client(channel, process)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Ask again and again."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
 
 
-async def swap_under_load(target: str, golden: Golden) -> Seen:
-    """Have the versions take turns while calls come in."""
-    async with Caller(target, "embed", golden) as caller:
+async def swap_under_load(server: ServerProcess, golden: Golden) -> Seen:
+    """Have the versions take turns while calls come in, each when the one before has answered some."""
+
+    async def answered(version: int) -> float:
+        scraped = await asyncio.to_thread(server.scrape)
+        return scraped.get(_ANSWERED.format(version), 0.0)
+
+    async with Caller(server.grpc, "embed", golden) as caller:
         over = asyncio.Event()
         calling = asyncio.create_task(caller.call_until(over, _CALLS_PER_SECOND, seed=1))
         for number in range(_SWAPS):
-            await caller.swap(1 + number % 2)
+            version = 1 + number % 2
+            before = await answered(version)
+            await caller.swap(version)
+            while await answered(version) == before:
+                assert not calling.done(), calling
+                await asyncio.sleep(0.01)
         over.set()
         return await calling
 
@@ -111,7 +124,7 @@ def test_swaps_under_load_fail_nobody(repository: Path) -> None:
     """Every call is answered, and with the golden answer of the version that it names."""
     golden = Golden.of(repository / "embed")
     with client_of(repository) as client:
-        seen = asyncio.run(swap_under_load(client.process.grpc, golden))
+        seen = asyncio.run(swap_under_load(client.process, golden))
         scraped = client.process.scrape()
     assert seen.codes.keys() == {"OK"}
     assert seen.wrong == 0

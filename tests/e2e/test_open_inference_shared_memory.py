@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_what_is_no_number_is_refused_there_too(client: Client) -> None:
 
 def test_server_survives_memory_that_comes_and_goes(client: Client, echo_server: ServerProcess) -> None:
     """While others register, unregister, cut and fill the memory, every call is answered: rightly, or with a reason."""
-    columns, ended = 1 << 15, threading.Event()
+    columns, ended, stopped = 1 << 15, threading.Event(), threading.Event()
     content = rows_of(2, columns)
     size = content.nbytes
 
@@ -199,24 +200,33 @@ def test_server_survives_memory_that_comes_and_goes(client: Client, echo_server:
                         os.truncate(memory, size // 2)
                         memory.write_bytes(content.tobytes() + bytes(size))
                     other.register("r", memory.name, 2 * size)
+                    if turn % 10 == 0:
+                        # Now and then it is left alone for as long as a whole call takes: the one that is under way
+                        # may have found it gone.
+                        enough = len(answered) + 2
+                        while len(answered) < enough and not stopped.is_set():
+                            time.sleep(0.001)
         finally:
             ended.set()
 
     answered: list[Code] = []
     with shared(content.tobytes() + bytes(size)) as memory:
         client.register("r", memory.name, 2 * size)
-        meddler = threading.Thread(target=meddle, args=(memory,))
+        meddler = threading.Thread(target=meddle, args=(memory,), daemon=True)
         meddler.start()
-        while not ended.is_set():
-            try:
-                client.echo("r", 2, target=size, columns=columns)
-                answered.append(Code.OK)
-            except grpc.RpcError as error:
-                answered.append(refusal(error)[0])
-        meddler.join()
+        try:
+            while not ended.is_set():
+                try:
+                    client.echo("r", 2, target=size, columns=columns)
+                    answered.append(Code.OK)
+                except grpc.RpcError as error:
+                    answered.append(refusal(error)[0])
+        finally:
+            stopped.set()
+            meddler.join()
         client.echo("r", 2, target=size, columns=columns)
         assert np.array_equal(np.frombuffer(memory.read_bytes()[size:], np.float32), content.ravel())
-    assert Code.OK in answered
+    assert answered.count(Code.OK) >= 6
     assert set(answered) <= {Code.OK, Code.NOT_FOUND, Code.INVALID_ARGUMENT}
     assert echo_server.process.poll() is None
 

@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,24 @@ LEGENDS = """
       entry.querySelector("b").textContent,
     ]),
 )
+"""
+# Calls and errors of the last seconds by the server's own account, and what the tiles show: the figure and the lines
+# below it. A moment may lie between the two; `same` if both are of one sample.
+MEANS = """
+fetch("live.json").then((response) => response.json()).then(({ now }) => {
+  const tiles = [...document.querySelectorAll("[data-tile]")].map((each) => [
+    each.dataset.tile,
+    [".figure b", ".more.first", ".more:last-child"].map((part) => each.querySelector(part)?.textContent ?? ""),
+  ]);
+  const shown = Object.fromEntries(tiles);
+  return {
+    shown,
+    same: Math.abs(Number(shown.calls[0]) - now.calls) < 0.006,
+    seconds: now.seconds,
+    calls: Math.round(now.calls * now.seconds),
+    errors: Math.round(now.errors * now.seconds),
+  };
+})
 """
 # Every visible text whose contrast to the ground it stands on is below what WCAG asks for, with its contrast.
 FAINT_TEXTS = """
@@ -138,6 +157,28 @@ def wait_for_tile(page: Page, name: str, least: float, most: float) -> None:
     page.wait(f"{figure} >= {least} && {figure} <= {most}")
 
 
+def wait_for_means(page: Page, calls: Collection[int], errors: int = 0) -> tuple[int, float, dict[str, list[str]]]:
+    """Wait until the tiles show the means of so many calls, over the ten seconds or so that the machine makes of them.
+
+    Args:
+        page: The page.
+        calls: One of these numbers.
+        errors: Those of them that fail.
+
+    Returns:
+        Which of the numbers; over how many seconds; and of each tile the figure and the lines below it.
+    """
+    until = time.monotonic() + 30
+    while True:
+        seen = page.evaluate(MEANS)
+        is_whole = seen["calls"] in calls and seen["errors"] == errors
+        # Never over more than 10.5; over less than 10 only where the samples were late.
+        if seen["same"] and is_whole and 8 <= seen["seconds"] <= 10.5:
+            return seen["calls"], seen["seconds"], seen["shown"]
+        assert time.monotonic() < until, seen
+        time.sleep(0.02)
+
+
 def read_back(page: Page, server: ServerProcess) -> dict[str, float]:
     """What the rates in the legends add up to over the time of their points, which are read with the keyboard."""
     page.click("#pause")
@@ -191,7 +232,7 @@ def test_from_the_first_call_to_figures_that_agree_with_what_was_sent(browser: B
         commands = page.evaluate("[...document.querySelectorAll('#empty code')].map((code) => code.textContent)")
         assert len(commands) == 2
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        subprocess.run(commands[0], shell=True, env=environment, check=True, capture_output=True, timeout=60)  # noqa: S602 - as people do
+        subprocess.run(commands[0], shell=True, env=environment, check=True, capture_output=True, timeout=120)  # noqa: S602 - as people do
         page.wait("document.querySelector('#empty').hidden")
 
         with Client(server.grpc) as client:
@@ -200,14 +241,14 @@ def test_from_the_first_call_to_figures_that_agree_with_what_was_sent(browser: B
             for _ in range(10):
                 with pytest.raises(HeadwaiterError):
                     client.generate(["hello"], model="gamma")
-        # 40 calls within less than 10 seconds, as their mean over 10 to 10.5.
-        wait_for_tile(page, "calls", 3.8, 4.0)
-        assert 5.6 <= tile(page, "texts") <= 5.9
-        assert tile(page, "p50") > 0
-        errors = page.text("[data-tile=calls] .more.first")
+        # On a slow machine the command's call is more than ten seconds ago when the last one is answered.
+        calls, seconds, shown = wait_for_means(page, {39, 40}, errors=10)
+        assert float(shown["texts"][0]) * seconds == pytest.approx(calls + 19, abs=0.4)
+        assert float(shown["p50"][0]) > 0
+        _, errors, worst = shown["calls"]
         assert errors.endswith(" not OK/s")
-        assert 0.95 <= float(errors.split()[0]) <= 1.0
-        assert page.text("[data-tile=calls] .more:last-child") == "not found"
+        assert float(errors.split()[0]) * seconds == pytest.approx(10, abs=0.15)
+        assert worst == "not found"
         sums = read_back(page, server)
         assert sums["calls all"] == approximately(40)
         assert sums["calls not OK"] == approximately(10)
@@ -236,9 +277,10 @@ def test_figures_of_generation_are_shown_where_a_model_generates(
             reply = client.generate(["hello", "world"], model="pronounce")
             tokens += sum(len(each.token_ids) for each in reply.generations)
         client.embed(["soup"], model="embed")
-        wait_for_tile(page, "calls", 2.0, 2.1)
-        assert tile(page, "first-token") > 0
-        assert page.text("[data-tile=first-token] .more:last-child").startswith("next ")
+        _, _, shown = wait_for_means(page, {21})
+        first_token, _, following = shown["first-token"]
+        assert float(first_token) > 0
+        assert following.startswith("next ")
         assert page.evaluate(seen) == 10 + 12
         sums = read_back(page, server)
         assert sums["tokens generated"] == approximately(tokens)
@@ -317,8 +359,7 @@ def test_goes_on_while_the_server_is_overloaded(browser: Browser, two_models: Pa
                 # Not all of its time: between two steps the worker waits for the event loop, which others want as well.
                 page.wait(f"parseFloat({LEGENDS.strip()}.find(([name]) => name.startsWith('saturation'))[1]) > 50")
                 before = len(page.requested())
-                page.wait(f"performance.getEntriesByType('resource').length > {before + 3}")
-                assert page.text("#status-text") == "Live"
+                page.wait(f"performance.getEntriesByType('resource').length > {before + 3} && {LIVE}")
         finally:
             stop.set()
             for thread in threads:

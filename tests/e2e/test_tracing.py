@@ -47,9 +47,12 @@ def server(models_dir: Path, collector: OtlpReceiver) -> Iterator[ServerProcess]
 
 @pytest.fixture(scope="module")
 def encoders(encoders_dir: Path, collector: OtlpReceiver) -> Iterator[ServerProcess]:
-    """The same with encoders, one worker, and fewer tokens in a run than a call of many texts has."""
+    """The same with encoders, one worker, and fewer tokens in a run than a call of many texts has.
+
+    Texts wait for mates until a run is full, so that calls share runs however far apart they come in.
+    """
     options = ["--otlp-endpoint", collector.endpoint, "--trace-sample-ratio", "0", "--lame-duck-seconds", "0"]
-    options += ["--workers", "1", "--max-batch-tokens", "64", "--calibration", "off"]
+    options += ["--workers", "1", "--max-batch-tokens", "64", "--batch-delay-seconds", "1", "--calibration", "off"]
     with running_server("--models", str(encoders_dir), *options) as process:
         yield process
 
@@ -202,16 +205,18 @@ def test_spans_that_wait_are_sent_before_the_end(models_dir: Path) -> None:
 def test_collector_may_come_late(models_dir: Path) -> None:
     """While nothing listens calls are answered as ever; once a collector does, it is told of the calls from then on."""
     with socket.socket() as place:
+        # Nobody listens here, and nobody but a collector that shares the port takes it meanwhile.
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    options = ["--otlp-endpoint", f"http://127.0.0.1:{port}", "--trace-sample-ratio", "1", "--lame-duck-seconds", "0"]
-    with running_server("--models", str(models_dir), *options) as process, Client(process.grpc) as client:
-        for _ in range(20):
-            client.generate("word")
-        with otlp_receiver(f"127.0.0.1:{port}") as collector:
-            client.generate("word", metadata=traceparent(0x1))
-            collector.wait(ended(0x1, "Generate"))
-            assert process.terminate() == 0
+        address = f"127.0.0.1:{place.getsockname()[1]}"
+        options = ["--otlp-endpoint", f"http://{address}", "--trace-sample-ratio", "1", "--lame-duck-seconds", "0"]
+        with running_server("--models", str(models_dir), *options) as process, Client(process.grpc) as client:
+            for _ in range(20):
+                client.generate("word")
+            with otlp_receiver(address) as collector:
+                client.generate("word", metadata=traceparent(0x1))
+                collector.wait(ended(0x1, "Generate"))
+                assert process.terminate() == 0
 
 
 def test_missing_collector_does_not_keep_the_server_from_ending(models_dir: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from reliability import abuse_attacks
 from reliability.abuse_attacks import ATTACKS, BY_NAME, EMBED, Attack
 from reliability.abuse_bombs import EMBED_TEXT, HEALTH, MESSAGE_BYTES, Bomb, bombs, streamed_bombs
 from reliability.abuse_watch import AbusedServer, Window, abused_server, send, wait_until, watched
@@ -33,12 +34,20 @@ def window(server: AbusedServer) -> Iterator[Window]:
     assert not seen.errors
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attackers who wait for what the server does, however busy the machine is."""
+    monkeypatch.setattr(abuse_attacks, "_SETTLE_SECONDS", 5.0)
+    monkeypatch.setattr(abuse_attacks, "_ANSWER_SECONDS", 60.0)
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_good_callers_are_answered_beside_an_attack(server: AbusedServer, window: Window, attack: Attack) -> None:
     """Whatever frames another connection sends."""
     assert asyncio.run(attack.run(server.target, attack.short))
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("name", ["pings", "continuations"])
 def test_the_server_hangs_up_on_floods_that_have_no_use(server: AbusedServer, name: str) -> None:
     """Who floods it so has to connect again."""
@@ -46,6 +55,7 @@ def test_the_server_hangs_up_on_floods_that_have_no_use(server: AbusedServer, na
     assert outcome["hung up"] > 0
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("name", ["announced gigabytes", "compressed bombs"])
 def test_what_is_too_large_is_refused_before_it_is_there(server: AbusedServer, name: str) -> None:
     """By what is said of its size, or as soon as it has grown beyond it."""
@@ -53,6 +63,7 @@ def test_what_is_too_large_is_refused_before_it_is_there(server: AbusedServer, n
     assert outcome["refused"] == 2
 
 
+@pytest.mark.usefixtures("patient")
 def test_half_sent_messages_are_refused_when_they_take_too_much(server: AbusedServer) -> None:
     """Of 160 MB of messages that never come whole most are refused; a call that comes after them is answered."""
     with watched(server) as window:

@@ -34,14 +34,16 @@ def test_a_stream_of_messages_ends_with_the_answers_to_those_that_were_taken() -
     """After SIGTERM each message that the server has read is answered; then the stream ends as one to try again."""
     in_flight = 'headwaiter_requests_in_flight{method="headwaiter.v1.InferenceService/EmbedStream"}'
     with (
-        running_sleeping_server(*ONE_BY_ONE, "--lame-duck-seconds", "0", run_seconds=0.03) as server,
+        # Long enough that some are still to be answered when the server is looked at.
+        running_sleeping_server(*ONE_BY_ONE, "--lame-duck-seconds", "0", run_seconds=0.06) as server,
         grpc.insecure_channel(server.grpc) as channel,
     ):
         outgoing: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         for number in range(MESSAGES):
             outgoing.put(number)
         stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EMBED_STREAM)
-        answers = stream(_messages(outgoing), timeout=60)
+        # A twelfth of it may be waited for: more than all of them take, or some would be let in later.
+        answers = stream(_messages(outgoing), timeout=240)
         while not (taken := server.scrape().get(in_flight, 0)):
             pass
         server.process.send_signal(signal.SIGTERM)

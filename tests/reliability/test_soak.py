@@ -12,7 +12,8 @@ from .soak import figures, soak
 from .soak_page import write_page
 from .soak_samples import Sample, SampleFile, bytes_an_hour, drift
 
-SECONDS = 4.0
+# So that there are samples in each quarter, also where one takes a second.
+SECONDS = 8.0
 
 
 async def test_soak_fails_no_call_and_leaves_nothing_behind(tmp_path: Path, models_dir: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from authority import Authority, Pair
 from e2e.process import run_command
 from e2e.prometheus import running_prometheus
 from headwaiter import TLS, AsyncClient, Client, HealthStatus, ServerUnreachableError
+from headwaiter_server.metrics.rendering import AGE_HEADER
 from reliability.sleeping_server import MODEL, TEXT, running_sleeping_server
 from reliability.tls import rotate
 
@@ -48,10 +50,18 @@ class Secured:
         return TLS(**{**good, **others})  # type: ignore[arg-type]
 
     def metrics_page(self) -> str:
+        """The metrics as they are now: what was rendered before this was called is not taken."""
         context = ssl.create_default_context(cafile=self.authority.certificate)
-        with closing(HTTPSConnection(self.metrics, timeout=30, context=context)) as connection:
-            connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-            return connection.getresponse().read().decode()
+        called = time.monotonic()
+        while True:
+            began = time.monotonic()
+            with closing(HTTPSConnection(self.metrics, timeout=30, context=context)) as connection:
+                connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+                response = connection.getresponse()
+                text, age_seconds = response.read().decode(), float(response.headers[AGE_HEADER])
+            if age_seconds <= began - called:
+                return text
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

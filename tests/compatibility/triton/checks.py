@@ -26,7 +26,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 Array = NDArray[Any]
 
 # For what another process does: to see a call end, to render its metrics.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+# How old an answer of the metrics is: they are rendered a few times a second, and all who ask meanwhile get the same.
+_AGE_HEADER = "Headwaiter-Age-Seconds"
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,22 @@ class Server:
     metrics: str
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's series that have these labels."""
-        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=PATIENCE_SECONDS) as answer:
-            lines = answer.read().decode().splitlines()
+        """The sum of a metric's series that have these labels, as they are now."""
+        lines = self._page().splitlines()
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         found = [line for line in lines if re.match(rf"{name}[ {{]", line) and all(each in line for each in wanted)]
         return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def _page(self) -> str:
+        """The metrics; an answer that was rendered before this was called is not taken."""
+        called = time.monotonic()
+        while True:
+            began = time.monotonic()
+            with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=PATIENCE_SECONDS) as answer:
+                page, age_seconds = answer.read().decode(), float(answer.headers[_AGE_HEADER])
+            if age_seconds <= began - called:
+                return str(page)
+            time.sleep(0.01)
 
     def wait_for_metric(self, above: float, name: str, **labels: str) -> float:
         """Wait until a metric exceeds a value; what it then is.

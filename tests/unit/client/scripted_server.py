@@ -109,8 +109,9 @@ class ScriptedServer:
         assert self._watch is not None
         yield self._watch
         ended = threading.Event()
-        context.add_callback(ended.set)
-        ended.wait()
+        # False says that the call has ended already.
+        if context.add_callback(ended.set):
+            ended.wait()
 
 
 class _Router(grpc.GenericRpcHandler):

@@ -227,7 +227,7 @@ def test_a_failure_leaves_no_line_open(headwaiter: Run, serve: Serve) -> None:
         yield piece(0, "AB").SerializeToString()
         detail = bad_request("texts[1]", "is too long")
         # Not before the piece is read, which a status may overtake.
-        printed.wait(20)
+        printed.wait(60)
         refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "no", detail=detail)
 
     printed = threading.Event()
@@ -251,9 +251,9 @@ def test_a_stream_that_falls_silent(headwaiter: Run, serve: Serve) -> None:
     endless = Endless()
     server = serve(answer_streams={"GenerateStream": endless})
     endless.say("A")
-    code, out, err = headwaiter("generate", "x", "--stream", "--timeout", "1", "--target", server.target)
+    code, out, err = headwaiter("generate", "x", "--stream", "--timeout", "3", "--target", server.target)
     assert (code, out) == (1, "A\n")
-    assert err == "headwaiter: text 1: nothing more within 1 s\n"
+    assert err == "headwaiter: text 1: nothing more within 3 s\n"
     assert endless.gone.wait(20)
 
 
@@ -264,11 +264,11 @@ def test_the_text_that_falls_silent_is_named(headwaiter: Run, serve: Serve) -> N
         gone = threading.Event()
         context.add_callback(gone.set)
         yield finished(piece(0, "A")).SerializeToString()
-        gone.wait(20)
+        gone.wait(60)
 
     server = serve(answer_streams={"GenerateStream": answer})
-    code, out, err = headwaiter("generate", "x", "y", "--stream", "--timeout", "1", "--target", server.target)
-    assert (code, out, err) == (1, "A\n", "headwaiter: text 2: nothing more within 1 s\n")
+    code, out, err = headwaiter("generate", "x", "y", "--stream", "--timeout", "3", "--target", server.target)
+    assert (code, out, err) == (1, "A\n", "headwaiter: text 2: nothing more within 3 s\n")
 
 
 def test_a_terminal_sees_pieces_as_they_come(serve: Serve) -> None:
@@ -286,7 +286,7 @@ def test_a_terminal_sees_pieces_as_they_come(serve: Serve) -> None:
                 seen += os.read(ours, 100)
         assert seen == b"Upon a"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=60) == 130
         assert process.stderr is not None
         assert process.stderr.read().strip() == b""
     os.close(ours)

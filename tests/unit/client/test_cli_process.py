@@ -50,9 +50,9 @@ def test_ctrl_c_during_a_call(serve: Callable[..., ScriptedServer]) -> None:
         return b""
 
     with _start("models", "--target", serve({"ListModels": answer}).target) as process:
-        assert entered.wait(timeout=20)
+        assert entered.wait(timeout=60)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=60) == 130
         assert process.stderr is not None
         assert process.stderr.read().strip() == b""
 

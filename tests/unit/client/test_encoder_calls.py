@@ -237,18 +237,24 @@ async def test_a_stream_that_is_refused_raises(serve: Callable[..., ScriptedServ
 
     def script(raw: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         yield response_to(inference_pb2.EmbedStreamRequest.FromString(next(raw))).SerializeToString()
+        # Read before the status comes, which may overtake it.
+        assert read.wait(20)
         refuse(context, grpc.StatusCode.UNAVAILABLE, "leaving", detail=retry_info(0.25), pushback="250")
 
     server = serve(streams={"EmbedStream": script})
+    read = threading.Event()
     with Client(server.target) as client:
         results = client.embed_stream(["a", "b"])
         assert next(results).index == 0
+        read.set()
         with pytest.raises(OverloadedError, match="leaving") as caught:
             next(results)
     assert caught.value.retry_after_seconds == 0.25
+    read = threading.Event()
     async with AsyncClient(server.target) as client_too:
         awaited = client_too.embed_stream(["a", "b"])
         assert (await anext(awaited)).index == 0
+        read.set()
         with pytest.raises(OverloadedError, match="leaving"):
             await anext(awaited)
 

@@ -295,7 +295,12 @@ async def test_a_refused_text_is_named(serve: Serve) -> None:
 
 async def test_a_stream_has_a_deadline_only_if_it_is_given_one(serve: Serve) -> None:
     """The client's own deadline is for calls with one answer; a stream's covers all of it."""
-    server = serve(answer_streams={"GenerateStream": Endless()})
+
+    def silent(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        # One for each call: an earlier call may end here after a later one began.
+        yield from Endless()(raw, context)
+
+    server = serve(answer_streams={"GenerateStream": silent})
     with Client(server.target, timeout_seconds=0.001) as client:
         with pytest.raises(DeadlineExceededError):
             next(client.generate_stream("a", timeout_seconds=0.05))

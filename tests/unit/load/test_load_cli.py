@@ -142,7 +142,7 @@ def test_a_trace_is_replayed(load: Command, tmp_path: Path) -> None:
     """Twice as fast, every call with its own texts and deadline."""
     server = ScriptedServer({"Generate": lambda request, context: b""}).start()
     trace = tmp_path / "trace.jsonl"
-    lines = [{"offset_seconds": n / 10, "lengths": [n + 1] * 2, "deadline_seconds": 7} for n in range(10)]
+    lines = [{"offset_seconds": n / 10, "lengths": [n + 1] * 2, "deadline_seconds": 70} for n in range(10)]
     trace.write_text("\n".join(map(json.dumps, lines)))
     output = tmp_path / "result.json"
     try:
@@ -161,7 +161,7 @@ def test_a_trace_is_replayed(load: Command, tmp_path: Path) -> None:
     sent = [inference_pb2.GenerateRequest.FromString(call.request) for call in server.calls]
     assert sorted(len(each.texts[1].split()) for each in sent) == list(range(1, 11))
     # gRPC rounds what travels up.
-    assert all(5 < call.time_remaining <= 7.1 for call in server.calls)
+    assert all(50 < call.time_remaining <= 71 for call in server.calls)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -171,10 +171,11 @@ def test_ctrl_c_gives_what_there_is(serve: Callable[..., ScriptedServer]) -> Non
 
 @pytest.mark.alone
 def test_capacity_of_a_known_server_is_found(serve: Callable[..., ScriptedServer]) -> None:
-    """A server of 100 calls a second, one after the other, keeps a p99 of 0.2 s up to somewhat below that."""
+    """A server of 100 calls a second, one after the other, keeps a p99 of 0.5 s up to about that."""
     server = serve(FixedCapacity(100.0))
     plan = plan_for(server, Open("poisson", 1.0, seed=5), seconds=2.0)
-    goal = Goal(p99_seconds=0.2, error_ratio=0.01, precision=0.25)
+    # So far above what it takes at 60 a second that a machine which stands still for a moment misses nothing there.
+    goal = Goal(p99_seconds=0.5, error_ratio=0.01, precision=0.25)
     steps: list[Step] = []
     result = find_capacity(plan, SearchSettings(goal, 60.0, 1000.0, 0.1), lambda _: None, steps.append)
     assert result.limited_by == "server"
@@ -186,13 +187,14 @@ def test_capacity_of_a_known_server_is_found(serve: Callable[..., ScriptedServer
     assert all(step.met or step.reasons for step in steps)
     assert result.best is not None
     assert result.best.settings.rate == result.capacity_per_second
-    assert result.best.latency.p99_seconds <= 0.2
+    assert result.best.latency.p99_seconds <= 0.5
 
 
 def test_ctrl_c_ends_a_search_with_what_it_found(serve: Callable[..., ScriptedServer]) -> None:
     """The steps that were done are there; the one that was cut short is not, nor is anything concluded from it."""
     server = serve(lambda request, context: b"")
-    plan = plan_for(server, Open("constant", 1.0), seconds=1.0, warmup_seconds=0.1)
+    # Long enough that progress is told in the second step, too.
+    plan = plan_for(server, Open("constant", 1.0), seconds=3.0, warmup_seconds=0.1)
     steps: list[Step] = []
 
     def watch(_: Progress) -> None:
@@ -213,6 +215,7 @@ def test_nobody_there_is_told() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{free.getsockname()[1]}"
-    plan = replace(plan_for(ScriptedServer(), Closed(1)), endpoint=Endpoint(target))
-    with pytest.raises(UnreachableError, match=f"no server answers at {target}"):
-        run_plan(plan, lambda _: None)
+        plan = replace(plan_for(ScriptedServer(), Closed(1)), endpoint=Endpoint(target))
+        # The port is held meanwhile: no other test's server gets it.
+        with pytest.raises(UnreachableError, match=f"no server answers at {target}"):
+            run_plan(plan, lambda _: None)

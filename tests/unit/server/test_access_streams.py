@@ -62,8 +62,9 @@ async def test_quota_that_is_used_up_slows_the_sender_down() -> None:
     """Nothing is refused: what is over the quota is read as it is refilled, and each message is paid for once."""
     loop = asyncio.get_running_loop()
     bucket = CountingBucket(200, 5)
-    it = streaming(Gate(clients(bucket), health_open=True, clock=loop.time))
+    # The quota is refilled from the opening on, which takes the first place.
     began = loop.time()
+    it = streaming(Gate(clients(bucket), health_open=True, clock=loop.time))
     it.send(*(f"message {number}" for number in range(14)))
     it.half_close()
     await it.task

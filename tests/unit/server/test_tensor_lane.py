@@ -144,7 +144,9 @@ async def answers(*calls: Call[RunAnswer[Tensors]]) -> list[Tensors]:
 MIX = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), min_size=1, max_size=24)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(mix=MIX, workers=st.integers(1, 3), batching=st.sampled_from(["auto", "fifo", "none"]))
 def test_each_request_gets_its_own_rows(mix: list[tuple[int, int]], workers: int, batching: Batching) -> None:
     """For any mix of row counts and shapes: like ones share runs, none is split, none is over the budget."""

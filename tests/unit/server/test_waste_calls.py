@@ -31,9 +31,13 @@ from headwaiter_server.wiring import Wiring
 
 from .burning import POISON, BurningEncoder, BurningModel, Ledger, burn
 
-# Long enough for what the clock of processor time is off by, and what is spent around the engine, to be less than 5 %.
-TOKEN_SECONDS = 0.002
+# Long enough for what the clock of processor time is off by, and what is spent around the engine, to be less than 5 %,
+# on a slow machine, too.
+TOKEN_SECONDS = 0.01
+READING_SECONDS = 0.5
 CLOSE = 0.05
+# Of a call that is in its run by then, however busy the machine is.
+DEADLINE_SECONDS = 4.0
 Call = grpc.aio.UnaryUnaryCall[bytes, bytes]
 EMBED, GENERATE = "Embed", "Generate"
 FIRST = 10
@@ -160,7 +164,11 @@ async def test_cancelled_and_expired_calls_waste_what_their_texts_burned(tmp_pat
     async with serving(tmp_path, encoder) as it:
         first = it.embed(text(FIRST, 1))
         await first_gate.entered()
-        stays, gone, late = it.embed(text(11, 20)), it.embed(text(12, 30)), it.embed(text(13, 25), timeout=1.5)
+        stays, gone, late = (
+            it.embed(text(11, 20)),
+            it.embed(text(12, 30)),
+            it.embed(text(13, 25), timeout=DEADLINE_SECONDS),
+        )
         ends = [asyncio.ensure_future(status(call)) for call in (first, stays, gone, late)]
         await it.until(lambda: it.started(EMBED) == len(ends))
         first_gate.open()
@@ -245,7 +253,7 @@ async def test_tokenizing_of_a_call_that_is_given_up_is_wasted(tmp_path: Path, t
             reading.set()
             if texts > 64:
                 gate()
-            burned.append(burn(0.1))
+            burned.append(burn(READING_SECONDS))
 
         it.tokenizer.on_encode = read
         call = it.embed(*["10"] * texts)
