@@ -16,8 +16,10 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from headwaiter_export import Options, export_checkpoint
 from headwaiter_export.bundle import read_manifest
+from headwaiter_export.cli import command
 from headwaiter_export.encoders.pooling import Packed, Padded
 from headwaiter_proto.v1 import bundle_pb2
 from numpy.typing import NDArray
@@ -242,6 +244,20 @@ def test_real_graph_is_lean(minilm: Path) -> None:
     assert "Identity" not in kinds
     assert len(kinds) <= 180
     assert b"/headwaiter_export/" not in (minilm / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_command_is_told_which_graph(encoder_folder: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    """`--graph` decides, the command says that it does, and the graph takes what that kind takes."""
+    bundle = tmp_path / "m" / "1"
+    arguments = [str(encoder_folder("distilbert")), "--out", str(bundle), "--graph", kind]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"the graph is {kind}: as was asked for" in result.stdout
+    assert bundle_pb2.GraphKind.Name(read_manifest(bundle).graph_kind) == f"GRAPH_KIND_{kind.upper()}"
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    others = {"packed": {"position_ids", "segment", "text_starts"}, "padded": {"attention_mask"}}
+    assert {value.name for value in session.get_inputs()} == {"input_ids", *others[kind]}
 
 
 def test_command_says_which_graph_and_why(minilm: Path) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from headwaiter_export import ExportError, Options, errors, export_checkpoint
 from headwaiter_export.encoders.checkpoint import read_checkpoint, resolve
 from headwaiter_export.encoders.lengths import max_length
@@ -17,6 +18,16 @@ from headwaiter_proto.v1 import bundle_pb2
 from safetensors.numpy import save_file
 
 pytestmark = pytest.mark.torch
+
+
+class Tripwire:
+    """An object whose pickle, where somebody loads it, makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self._trace,)
 
 
 def _write(path: Path, value: object) -> None:
@@ -37,13 +48,16 @@ def _refused(source: Path, options: Options | None = None) -> ExportError:
     return caught.value
 
 
-def test_pickled_weights_are_refused(own_encoder: Path) -> None:
-    """A folder with pytorch_model.bin only is refused: it would run code; the way to convert it is told."""
-    (own_encoder / "model.safetensors").rename(own_encoder / "pytorch_model.bin")
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt", "model.pkl"])
+def test_pickled_weights_are_refused(own_encoder: Path, name: str) -> None:
+    """A folder with pickled weights only is refused: they would run code; the way to convert them is told."""
+    (own_encoder / "model.safetensors").unlink()
+    torch.save(Tripwire(own_encoder / "loaded"), own_encoder / name)
     error = _refused(own_encoder)
     assert isinstance(error, errors.CheckpointError)
-    assert "pytorch_model.bin is a pickle: loading it would run whatever code it carries" in str(error)
+    assert f"{name} is a pickle: loading it would run whatever code it carries" in str(error)
     assert "save_pretrained" in str(error)
+    assert not (own_encoder / "loaded").exists()
 
 
 def test_pickle_beside_safetensors_is_not_touched(own_encoder: Path) -> None:

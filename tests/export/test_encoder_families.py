@@ -123,18 +123,22 @@ def test_head_is_packed(
         np.testing.assert_allclose(answers["scores"][here], scores.numpy(), atol=1e-4)
 
 
-def _mixed_up(_graph: PackedGraph, _positions: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
-    """A mask that lets every token see its neighbours' texts."""
-    return torch.zeros_like(segment[:, None] * segment)[None, None].float()
+_MASK = PackedGraph._mask
 
 
+def _mixed_up(graph: PackedGraph, positions: torch.Tensor, segment: torch.Tensor) -> Any:  # noqa: ANN401 - as it takes
+    """A mask that lets every token see its neighbours' texts, as if all were one."""
+    return _MASK(graph, positions, torch.zeros_like(segment))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert"])
 def test_required_family_does_not_fall_back(
-    encoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """A packed BERT in which texts see one another is an error, not a padded bundle."""
+    """A packed graph of it in which texts see one another is an error, not a padded bundle."""
     monkeypatch.setattr(PackedGraph, "_mask", _mixed_up)
     with pytest.raises(errors.ToleranceExceededError, match="a batch of 16 texts"):
-        export_checkpoint(encoder_folder("bert"), tmp_path / "m" / "1")
+        export_checkpoint(encoder_folder(family), tmp_path / "m" / "1")
     assert not (tmp_path / "m").exists()
 
 

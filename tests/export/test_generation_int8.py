@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 import pytest
+from e2e.generating import asked, generators, put_together, serving, untimed, wait_until_nothing_is_held
 from headwaiter_export import Options, errors, export_checkpoint
 from headwaiter_export.bundle import read_manifest
 from headwaiter_export.exporting import write_bundle
@@ -71,7 +75,7 @@ def test_texts_of_the_user_are_compared(decoder_alone: Path) -> None:
     for at, text in enumerate(([5, 6, 7], [8])):
         assert golden["source_ids"][at, : golden["source_lengths"][at]].tolist() == text
     parity = read_manifest(decoder_alone).variants[0].parity
-    assert parity.texts_compared >= 195
+    assert parity.texts_compared >= 200
     assert max(point.steps for point in parity.points) == NEW_TOKENS
 
 
@@ -115,6 +119,41 @@ def test_answers_are_the_same_in_any_mix(bundle8: Path) -> None:
     tokens, _ = generate(variant, [text.text for text in texts], limit=10, ends=frozenset(), chunk=64)
     for text, own in zip(texts, tokens, strict=True):
         assert generate(variant, [text.text], limit=10, ends=frozenset(), chunk=64)[0] == [own]
+
+
+# Ways to ask for texts of a dozen tokens; the seed belongs to the text.
+WAYS: tuple[dict[str, Any], ...] = (
+    {"logprobs": 5},
+    {"max_new_tokens": 9, "temperature": 0.9, "top_p": 0.95, "seed": 3},
+    {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 2},
+    {"max_new_tokens": 12, "repetition_penalty": 1.3, "logprobs": 0},
+)
+
+
+def test_server_tells_the_same_alone_and_beside_others(bundle8: Path, tmp_path: Path) -> None:
+    """Served as int8, a text is told alike to the last bit: alone, among a call's others, streamed among callers."""
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "1").symlink_to(bundle8)
+    texts = _lines(bundle8, 10)
+    with serving(tmp_path, "--variant", "small=int8") as server, generators(server.grpc) as callers:
+        every = [(way, text) for way in range(len(WAYS)) for text in texts]
+
+        def call(way: int) -> list[bytes]:
+            return list(map(untimed, callers.generate("small", *texts, **WAYS[way])))
+
+        def stream(asking: tuple[int, str]) -> bytes:
+            way, text = asking
+            pieces = list(callers.stream(asked("small", text, **WAYS[way])))
+            assert pieces[0].variant == "int8"
+            return untimed(put_together(pieces)[0])
+
+        alone = [untimed(callers.generate("small", text, **WAYS[way])[0]) for way, text in every]
+        assert len(set(alone)) > len(every) // 2
+        with ThreadPoolExecutor(len(every)) as pool:
+            called, streamed = pool.map(call, range(len(WAYS))), pool.map(stream, every)
+            assert [each for answers in called for each in answers] == alone
+            assert list(streamed) == alone
+        wait_until_nothing_is_held(server, "small")
 
 
 def test_source_weights_are_told_by_int8_too(encoder_and_decoder: Path) -> None:
@@ -207,6 +246,14 @@ def _texts(model: Graphs, count: int) -> list[Given]:
         Given(generator.integers(4, high, text).tolist(), generator.integers(4, high, more).tolist())
         for text, more in lengths
     ]
+
+
+def _lines(bundle: Path, count: int) -> list[str]:
+    """Texts of mixed length, as callers write them to each of the models."""
+    generator = np.random.default_rng(17)
+    encoder = not read_manifest(bundle).limits.max_total_tokens
+    words, between = (list(ascii_lowercase), "") if encoder else ([f"w{word}" for word in range(30, VOCAB)], " ")
+    return [between.join(generator.choice(words, length)) for length in generator.integers(1, 14, count)]
 
 
 def _made(bundle: Path, folder: Path, wishes: Wishes, lines: list[str]) -> bundle_pb2.Manifest:

@@ -36,6 +36,10 @@ class Continuation:
     tokens: list[int]
     logits: NDArray[np.float32]
 
+    def clear(self, tolerance: float) -> bool:
+        """Whether at each token the likeliest was ahead of the next by more than the tolerance."""
+        return all(_lead(logits) > tolerance for logits in self.logits)
+
 
 @dataclass(frozen=True)
 class Group:

@@ -24,7 +24,7 @@ from headwaiter_export.errors import CorruptCheckpointError, GraphRejectedError,
 from headwaiter_export.generation import cached, graph, int8, parts, seq2seq, signature
 from headwaiter_export.generation.checkpoint import Checkpoint, read_checkpoint
 from headwaiter_export.generation.form import Form
-from headwaiter_export.generation.gate import Gate
+from headwaiter_export.generation.gate import Continuation, Gate
 from headwaiter_export.generation.golden import write_golden
 from headwaiter_export.generation.graph import Suppress, cache_shape
 from headwaiter_export.generation.reference import continuations
@@ -36,7 +36,10 @@ from headwaiter_export.threads import one_thread
 from headwaiter_export.tracing import write_graph
 
 DEFAULT_TOLERANCE: Final = 1e-4
+# Texts at each of whose tokens PyTorch has a clear choice, and most that are tried to find so many: of a bundle that is
+# written no fewer than the first were compared to their end, as the gate refuses one of which more than half were not.
 PROMPTS: Final = 200
+_MOST_PROMPTS: Final = 2 * PROMPTS
 NEW_TOKENS: Final = 16
 # Tokens of a text, of most of the random ones, and how many of those may be as long as any.
 _LONGEST: Final = 512
@@ -73,13 +76,8 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
     room = checkpoint.max_tokens - (max(map(len, texts.rows)) if checkpoint.goes_on else 0)
     limit, ends = min(NEW_TOKENS, room), frozenset(checkpoint.ends)
     progress.note(f"comparing greedy decoding with transformers' generate() on {texts.origin}")
-    progress.stage("reference", len(texts.rows))
-    suppressed = checkpoint.suppressed
-    wanted = continuations(
-        checkpoint.model, texts.rows, limit=limit, ends=ends, suppressed=suppressed, progress=progress
-    )
-    gate = Gate(texts, wanted, limit, ends)
-    progress.stage("parity", len(texts.rows))
+    gate = _gate(checkpoint, texts, limit, ends, tolerance, progress)
+    progress.stage("parity", len(gate.wanted))
     parity = gate.certify(graphs, tolerance, progress)
 
     progress.stage("write")
@@ -98,6 +96,29 @@ def _export(source: Path, folder: Path, options: Options, progress: Progress) ->
         [file_entry(folder / name) for name in (GOLDEN_FILE, TOKENIZER_FILE)],
         [*checkpoint.remarks, *gate.remarks()],
     )
+
+
+def _gate(
+    checkpoint: Checkpoint, texts: Texts, limit: int, ends: frozenset[int], tolerance: float, progress: Progress
+) -> Gate:
+    """What PyTorch makes of `PROMPTS` texts, and of as many more as there are among them that it wavers at.
+
+    Raises:
+        CorruptCheckpointError: The model does not run.
+    """
+    wanted: list[Continuation] = []
+    clear = 0
+    while (missing := PROMPTS - clear) > 0 and (rest := texts.rows[len(wanted) :]):
+        if wanted:
+            progress.note(f"PyTorch's two likeliest tokens are near to each other in {missing}: as many more are drawn")
+        rows = rest[:missing]
+        progress.stage("reference", len(rows))
+        suppressed = checkpoint.suppressed
+        found = continuations(checkpoint.model, rows, limit=limit, ends=ends, suppressed=suppressed, progress=progress)
+        clear += sum(each.clear(tolerance) for each in found)
+        wanted += found
+    count = len(wanted)
+    return Gate(Texts(texts.rows[:count], texts.names[:count], texts.origin), wanted, limit, ends)
 
 
 def _written(checkpoint: Checkpoint, folder: Path) -> tuple[Form, Sequence[GraphSpec]]:
@@ -171,7 +192,7 @@ def _manifest(
 
 
 def _texts(checkpoint: Checkpoint, options: Options) -> Texts:
-    """The user's texts or the checkpoint's, filled up to `PROMPTS` with random tokens of mixed length.
+    """The user's texts or the checkpoint's, filled up to `PROMPTS` with random tokens of mixed length; then spare ones.
 
     Raises:
         TextsError: They cannot be read.
@@ -188,10 +209,13 @@ def _texts(checkpoint: Checkpoint, options: Options) -> Texts:
     usual = min(_LONGEST_RANDOM, longest)
     lengths = generator.integers(1, usual + 1, PROMPTS - len(real))
     lengths[-_LONG:] = generator.integers(usual, longest + 1, len(lengths[-_LONG:]))
-    rows = [*(ids for _, ids in real), *(generator.choice(ordinary, length).tolist() for length in lengths)]
-    names = [*(name for name, _ in real), *(f"random text {number}" for number in range(len(lengths)))]
+    random = [generator.choice(ordinary, length).tolist() for length in lengths]
+    spare = generator.integers(1, usual + 1, _MOST_PROMPTS - PROMPTS)
+    random += [generator.choice(ordinary, length).tolist() for length in spare]
+    rows = [*(ids for _, ids in real), *random]
+    names = [*(name for name, _ in real), *(f"random text {number}" for number in range(len(random)))]
     origin = " of random tokens" if path is None else f", {len(real)} of them from {path.name}"
-    return Texts(rows, names, f"{len(rows)} texts{origin}")
+    return Texts(rows, names, f"{PROMPTS} texts{origin}")
 
 
 def _path(checkpoint: Checkpoint, options: Options) -> Path | None:

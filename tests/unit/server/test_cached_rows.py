@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from headwaiter_server.encoding import Encoding
+from headwaiter_server.generation.decoding import Decoding
 from headwaiter_server.model.cached import CachedModel
-from headwaiter_server.model.contract import FloatArray
+from headwaiter_server.model.contract import Array, FloatArray
+from headwaiter_server.model.onnx import OnnxBinding, OnnxGraph
 from headwaiter_server.model.sources import Sources
 
 from .cached_graphs import PLACES, POISON, VOCAB, small_model
 from .cached_texts import Texts, Twin, generate, model_of
+from .scheduler import scheduler
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,31 @@ def test_token_that_is_none_is_refused(small: CachedModel) -> None:
     with pytest.raises(RuntimeError, match="out of data bounds"):
         rows.read(0, [1, VOCAB], 0)
     assert np.array_equal(rows.step(np.array([3, 3]), np.array([0, 0]), 0)[1], alone(small, [3]))
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+async def test_source_is_encoded_once_for_a_whole_text(
+    pronounce: CachedModel, monkeypatch: pytest.MonkeyPatch, beams: int
+) -> None:
+    """The encoder's graph runs once, over the source alone, however many steps and hypotheses follow."""
+    encoded: list[int] = []
+    steps: list[None] = []
+    run, step = OnnxGraph.run, OnnxBinding.run
+
+    def counted_run(graph: OnnxGraph, names: Sequence[str], feeds: Mapping[str, Array], **more: Any) -> list[Array]:  # noqa: ANN401 - as of `run`
+        encoded.append(feeds["input_ids"].size)
+        return run(graph, names, feeds, **more)
+
+    def counted_step(binding: OnnxBinding) -> None:
+        steps.append(None)
+        step(binding)
+
+    monkeypatch.setattr(OnnxGraph, "run", counted_run)
+    monkeypatch.setattr(OnnxBinding, "run", counted_step)
+    async with scheduler(pronounce) as parts:
+        text = await parts.submit(range(6, 18), decoding=Decoding(30, num_beams=beams)).future
+    assert encoded == [12]
+    assert len(steps) >= len(text[0].token_ids) > 5
 
 
 def test_a_step_copies_nothing(small: CachedModel, translator: CachedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import grpc
 import pytest
@@ -14,6 +15,8 @@ from headwaiter_server.pipeline import GenerationPiece
 from headwaiter_server.rpc import generation
 
 from .generating import SMALL_WINDOW, Message, Script, Served, StreamCall, fill, serving
+
+WAITING_PIECES = 10_000
 
 
 async def rest(call: StreamCall) -> list[Message]:
@@ -148,6 +151,38 @@ async def test_slow_reader_gets_longer_pieces_and_holds_up_nobody() -> None:
         assert pieces[-1].HasField("finished")
         await it.over()
         assert it.calls("OK") == 2
+
+
+async def test_what_waits_for_a_slow_reader_is_little_more_than_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a message without room nothing is written, and thousands of pieces take the memory of what they say."""
+    written: list[GenerationPiece] = []
+    write = generation.write_piece
+
+    def counted(piece: GenerationPiece) -> Message:
+        written.append(piece)
+        return write(piece)
+
+    monkeypatch.setattr(generation, "write_piece", counted)
+    async with serving() as it, grpc.aio.insecure_channel(it.address, options=SMALL_WINDOW) as narrow:
+        call = it.stream(channel=narrow)
+        script = await it.lane.script()
+        script.say("x" * (1 << 20), 1)
+        while not written:
+            await asyncio.sleep(0)
+        tracemalloc.start()
+        try:
+            for number in range(WAITING_PIECES):
+                script.say(f"{number % 10}", number % 90)
+                await asyncio.sleep(0)
+            taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/headwaiter_server/*")])
+        finally:
+            tracemalloc.stop()
+        assert len(written) == 1
+        # Of each token its character, a place for its number, one for its time, the time, and room to grow.
+        held = sum(each.size for each in taken.statistics("filename"))
+        assert WAITING_PIECES < held < 64 * WAITING_PIECES
+        script.end()
+        assert [len(each.token_ids) for each in await rest(call)] == [1, WAITING_PIECES]
 
 
 async def test_slow_reader_of_several_texts_gets_each_whole() -> None:
