@@ -77,6 +77,7 @@ def _against_the_ideal() -> Iterator[Aim]:
     for server, ideal, load, cpu, throughput in (
         (Candidate.AUTO, Candidate.IDEAL, Load.MANY, at_most(1.15), at_least(0.80)),
         (Candidate.AUTO, Candidate.IDEAL, Load.BULK, at_most(1.05), at_least(0.92)),
+        (Candidate.AUTO, Candidate.IDEAL, Load.STREAMS, at_most(1.05), at_least(0.92)),
         (Candidate.AUTO_INT8, Candidate.IDEAL_INT8, Load.MANY, at_most(1.25), at_least(0.70)),
     ):
         for workload in WORKLOADS:

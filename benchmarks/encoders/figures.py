@@ -32,7 +32,7 @@ class Candidate(StrEnum):
 
 
 class Load(StrEnum):
-    """How it is measured: calls outstanding x texts a call, or calls at random times."""
+    """How it is measured: calls outstanding x texts a call, streams of as many texts, or calls at random times."""
 
     OFFLINE = "offline"
     ALONE = "1 x 1"
@@ -40,6 +40,7 @@ class Load(StrEnum):
     MANY = "64 x 1"
     CROWD = "512 x 1"
     BULK = "8 x 32"
+    STREAMS = "8 streams"
     # The same as MANY once more, right before the loads that are set by it: a shared machine's speed drifts.
     CAPACITY = "64 x 1, capacity"
     HALF = "at 50 % of capacity"
@@ -47,7 +48,7 @@ class Load(StrEnum):
     OVERLOAD = "at 200 % of capacity"
 
 
-# Calls outstanding, and texts in each.
+# Calls outstanding, and texts in each; of streams, each of which has one message unanswered, texts in that.
 CLOSED = {
     Load.ALONE: (1, 1),
     Load.FEW: (16, 1),
@@ -55,6 +56,7 @@ CLOSED = {
     Load.CAPACITY: (64, 1),
     Load.CROWD: (512, 1),
     Load.BULK: (8, 32),
+    Load.STREAMS: (8, 32),
 }
 
 

@@ -1,8 +1,9 @@
-"""A load generator: `python -m benchmarks.encoders.load closed|open TARGET ...` prints its figures as JSON.
+"""A load generator: `python -m benchmarks.encoders.load closed|streams|open TARGET ...` prints its figures as JSON.
 
-`closed` keeps a number of calls outstanding until all texts are done. `open` sends calls at random times that were
-fixed beforehand, whatever becomes of the earlier ones, and counts each from the time at which it was due: a server that
-stalls is not spared the calls that would have come meanwhile.
+`closed` keeps a number of calls outstanding until all texts are done; `streams` a number of streams, each with one
+message unanswered. `open` sends calls at random times that were fixed beforehand, whatever becomes of the earlier ones,
+and counts each from the time at which it was due: a server that stalls is not spared the calls that would have come
+meanwhile.
 
 Talks raw bytes over grpc.aio, so that it takes as little as possible of the cores it shares with the server.
 """
@@ -25,6 +26,7 @@ from benchmarks.encoders.outcomes import OK, UNAVAILABLE, Outcome, percentile, p
 from benchmarks.encoders.workloads import read_workload
 
 EMBED = "/headwaiter.v1.InferenceService/Embed"
+EMBED_STREAM = "/headwaiter.v1.InferenceService/EmbedStream"
 # After this without an answer, where the load itself sets no deadline, something is broken.
 PATIENCE_SECONDS = 30.0
 # Before the first call of a schedule is due, so that it is not late already.
@@ -33,6 +35,7 @@ _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _SHORTEST_PUSHBACK_SECONDS = 0.01
 
 Embed = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+EmbedStream = grpc.aio.StreamStreamMultiCallable[bytes, bytes]
 
 
 class Refusals:
@@ -79,11 +82,57 @@ async def closed_loop(
         async with asyncio.timeout(limit_seconds + PATIENCE_SECONDS):
             await asyncio.gather(*(caller() for _ in range(outstanding)))
         wall = time.perf_counter() - begun
+    return _figures(seconds, wall, refusals.count)
+
+
+async def stream_loop(target: str, requests: Iterable[bytes], streams: int, limit_seconds: float) -> dict[str, float]:
+    """Send all requests as messages of so many streams, the next of each when its last is answered.
+
+    At the limit the streams end, when what is under way is answered. Messages count as calls.
+
+    Raises:
+        RuntimeError: A message was refused, which no lack of room excuses: the server then reads on later. Or a stream
+            has failed.
+    """
+    queue = iter(requests)
+    seconds: list[float] = []
+    async with _channel(target) as channel:
+        embed: EmbedStream = channel.stream_stream(EMBED_STREAM)
+        await channel.channel_ready()
+        begun = time.perf_counter()
+
+        async def sender() -> None:
+            stream = embed()
+            while time.perf_counter() < begun + limit_seconds and (request := next(queue, None)) is not None:
+                started = time.perf_counter()
+                await stream.write(request)
+                answer = await stream.read()
+                seconds.append(time.perf_counter() - started)
+                _check_answer(answer)
+            await stream.done_writing()
+            if (code := await stream.code()) is not grpc.StatusCode.OK:
+                raise RuntimeError(f"a stream ended with {code}")
+
+        async with asyncio.timeout(limit_seconds + PATIENCE_SECONDS):
+            await asyncio.gather(*(sender() for _ in range(streams)))
+        wall = time.perf_counter() - begun
+    return _figures(seconds, wall, 0)
+
+
+def _check_answer(answer: object) -> None:
+    if not isinstance(answer, bytes):
+        raise RuntimeError("the stream ended before its message was answered")  # noqa: TRY004 - the server's fault
+    response = inference_pb2.EmbedStreamResponse.FromString(answer)
+    if response.HasField("error"):
+        raise RuntimeError(f"a message was refused: {response.error.message}")
+
+
+def _figures(seconds: Sequence[float], wall_seconds: float, refused_calls: int) -> dict[str, float]:
     return {
         "calls": len(seconds),
-        "wall_seconds": wall,
-        "calls_per_second": len(seconds) / wall,
-        "refused_calls": refusals.count,
+        "wall_seconds": wall_seconds,
+        "calls_per_second": len(seconds) / wall_seconds,
+        "refused_calls": refused_calls,
         "p50_seconds": percentile(seconds, 0.50),
         "p99_seconds": percentile(seconds, 0.99),
     }
@@ -133,15 +182,15 @@ def _channel(target: str) -> grpc.aio.Channel:
 def main() -> None:
     """Send the load and print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("loop", choices=["closed", "open"])
+    parser.add_argument("loop", choices=["closed", "streams", "open"])
     parser.add_argument("target")
     parser.add_argument("--texts", type=Path, required=True, help="what workloads.write_workloads wrote")
     parser.add_argument("--workload", required=True)
     parser.add_argument("--model", default="")
     parser.add_argument("--order", type=int, default=0, help="another number, another order of the texts")
     parser.add_argument("--count", type=int, required=True, help="texts; they repeat if the workload has fewer")
-    parser.add_argument("--texts-per-call", type=int, default=1)
-    parser.add_argument("--outstanding", type=int, default=64)
+    parser.add_argument("--texts-per-call", type=int, default=1, help="or in each message of a stream")
+    parser.add_argument("--outstanding", type=int, default=64, help="calls, or streams")
     parser.add_argument("--limit-seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, help="calls a second of the open loop")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the open loop")
@@ -151,16 +200,22 @@ def main() -> None:
     texts = list(itertools.islice(itertools.cycle(own), options.count))
     size = options.texts_per_call
     calls = [texts[at : at + size] for at in range(0, len(texts), size)]
-    requests = [inference_pb2.EmbedRequest(model=options.model, texts=call).SerializeToString() for call in calls]
-    if options.loop == "closed":
-        figures = uvloop.run(closed_loop(options.target, requests, options.outstanding, options.limit_seconds))
-        # The last call may be a smaller one, and the limit may have come first.
-        figures["texts"] = min(len(texts), int(figures["calls"]) * size)
-        figures["texts_per_second"] = figures["texts"] / figures["wall_seconds"]
-    else:
+    asked = [inference_pb2.EmbedRequest(model=options.model, texts=call) for call in calls]
+    requests = [each.SerializeToString() for each in asked]
+    if options.loop == "open":
         schedule = poisson_schedule(options.rate, options.seconds, options.order)
         outcomes = uvloop.run(open_loop(options.target, requests, schedule, options.deadline_seconds))
         figures = summarize_open(outcomes, options.seconds, options.deadline_seconds)
+    else:
+        if options.loop == "closed":
+            loop = closed_loop(options.target, requests, options.outstanding, options.limit_seconds)
+        else:
+            messages = [inference_pb2.EmbedStreamRequest(request=each).SerializeToString() for each in asked]
+            loop = stream_loop(options.target, messages, options.outstanding, options.limit_seconds)
+        figures = uvloop.run(loop)
+        # The last call may be a smaller one, and the limit may have come first.
+        figures["texts"] = min(len(texts), int(figures["calls"]) * size)
+        figures["texts_per_second"] = figures["texts"] / figures["wall_seconds"]
     print(json.dumps(figures))
 
 

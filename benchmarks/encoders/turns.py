@@ -91,6 +91,7 @@ class Turn:
         for load, candidates in (
             (Load.MANY, batching),
             (Load.BULK, batching),
+            (Load.STREAMS, [Candidate.AUTO]),
             (Load.FEW, rivals),
             (Load.ALONE, rivals),
             (Load.CROWD, [Candidate.AUTO]),
@@ -150,9 +151,10 @@ class Turn:
 
     def _send(self, server: MeasuredServer, candidate: Candidate, load: Load, texts: list[object]) -> Figures:
         outstanding, texts_per_call = CLOSED[load]
+        loop = "streams" if load == Load.STREAMS else "closed"
         before = server.cpu_seconds()
         result = run_json(
-            "benchmarks.encoders.load", "closed", server.target, *texts, "--model", self.setup.bundles.model,
+            "benchmarks.encoders.load", loop, server.target, *texts, "--model", self.setup.bundles.model,
             "--outstanding", outstanding, "--texts-per-call", texts_per_call,
             "--limit-seconds", self._limit_seconds(candidate),
         )  # fmt: skip

@@ -24,12 +24,12 @@ class BundleAnswers:
     manifest: dict[str, Any]
 
     @classmethod
-    def of(cls, folder: Path) -> BundleAnswers:
+    def of(cls, folder: Path, variant: str = "fp32") -> BundleAnswers:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         manifest = json.loads((folder / "manifest.json").read_text())
-        graph = manifest["variants"][0]["graphs"][0]["file"]["name"]
+        (graph,) = [each["graphs"][0]["file"]["name"] for each in manifest["variants"] if each["name"] == variant]
         session = onnxruntime.InferenceSession(str(folder / graph), providers=["CPUExecutionProvider"])
         return cls(tokenizer, session, manifest)
 

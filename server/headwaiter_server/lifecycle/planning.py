@@ -219,7 +219,9 @@ class Planner:
         lone_model = self._open(subject, key.lone_threads) if key.lone_threads > threads else None
         make_text, asked = subject.make_text, subject.asked
         _log.info("model_calibrating", model=subject.name)  # takes some seconds, in which nothing else is said
+        began = self.calibrator.clock()
         plan = self.calibrator.measure(subject.model, lone_model, subject.longest_tokens, make_text, asked)
+        _log.info("model_measured", model=subject.name, seconds=round(self.calibrator.clock() - began, 3))
         if plan.scatter <= _MOST_SCATTER:
             keep(folders, key, plan)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.encoders.aims import Aim, aims, at_least, at_most
-from benchmarks.encoders.figures import ANY, Candidate, Load, Quantity, figure
+from benchmarks.encoders.figures import ANY, CLOSED, Candidate, Load, Quantity, figure
 from benchmarks.encoders.report import aims_table, figures_tables, histograms, offline_table, spreads
 from benchmarks.encoders.workloads import Text
 
@@ -47,6 +47,20 @@ def test_no_aim_stands_twice_and_none_mixes_quantities_up() -> None:
     for aim in aims():
         for name in filter(None, (aim.over, aim.under)):
             assert name.rsplit(" | ", 1)[1] in quantities
+
+
+def test_streams_are_held_to_what_calls_of_as_many_texts_are() -> None:
+    bounds = [
+        {
+            aim.name.removesuffix(load): (aim.bound, aim.under)
+            for aim in aims()
+            if aim.over.startswith(f"{Candidate.AUTO} | ") and f" | {load} | " in aim.over
+        }
+        for load in (Load.BULK, Load.STREAMS)
+    ]
+    assert bounds[0] == bounds[1]
+    assert len(bounds[0]) == 6
+    assert CLOSED[Load.BULK] == CLOSED[Load.STREAMS]
 
 
 def test_figures_stand_in_the_table_of_their_workload() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import re
 import struct
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +20,7 @@ from headwaiter import AsyncClient, bulk
 from headwaiter.cli_embed import _streamed
 from headwaiter_proto.v1 import inference_pb2
 from unit.client.scripted_server import bad_request, refuse
+from unit.client.test_cli_process import HEADWAITER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -158,6 +163,49 @@ async def test_embed_waits_for_slow_input(target: str, monkeypatch: pytest.Monke
             texts.append(each.texts)
             answered.set()
     assert texts == [("a",), ("bc",)]
+
+
+@pytest.mark.parametrize("way", ["--stream", "--calls"])
+def test_embed_shows_its_progress_on_a_terminal(serve: Callable[..., ScriptedServer], tmp_path: Path, way: str) -> None:
+    """A bar tells how many of the file's texts are done: as each batch is answered, and all of them in the end."""
+    first_seen = threading.Event()
+
+    def after_the_first(answers: Iterator[bytes]) -> Iterator[bytes]:
+        for index, answer in enumerate(answers):
+            if index:
+                first_seen.wait(60)
+            yield answer
+
+    def embed_slowly(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        if "first" not in inference_pb2.EmbedRequest.FromString(raw).texts:
+            first_seen.wait(60)
+        return embed(raw, context)
+
+    def stream_slowly(raw: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        return after_the_first(embed_stream(raw, context))
+
+    server = serve({"Embed": embed_slowly}, streams={"EmbedStream": stream_slowly})
+    source, output = tmp_path / "texts.jsonl", tmp_path / "vectors.npy"
+    source.write_text("".join(f'{{"text": "{word}"}}\n\n' for word in ["first", *["more"] * 79]))
+    command = [*HEADWAITER, "embed", str(source), "--output", str(output), way, "--target", server.target]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while b"32/80" not in seen:
+            seen += os.read(ours, 1000)
+        assert b"embedding" in seen
+        assert b"64/80" not in seen
+        first_seen.set()
+        while b"80/80" not in seen:
+            seen += os.read(ours, 1000)
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+        assert process.wait(timeout=60) == 0
+    os.close(ours)
+    # A turn of the bar may be drawn more than once.
+    assert list(dict.fromkeys(re.findall(rb"(\d+)/80", seen))) == [b"0", b"32", b"64", b"80"]
+    assert len(np.load(output, allow_pickle=False)) == 80
 
 
 def test_embed_options_reach_the_server(headwaiter: Run, serve: Callable[..., ScriptedServer]) -> None:

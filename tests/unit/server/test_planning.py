@@ -21,6 +21,7 @@ from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import EncoderModel, FloatArray, Graph
 from headwaiter_server.scheduling.cost import PackedCost
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from .engines import CostlyEncoder, ThreadClock
 
@@ -122,11 +123,11 @@ def test_second_start_remembers_the_first(models: Path) -> None:
     assert len(kept(models / "m" / ".calibration")) == 1
 
 
-@pytest.mark.parametrize("change", ["graph", "workers", "runtime", "processors", "threads"])
+@pytest.mark.parametrize("change", ["graph", "workers", "runtime", "headwaiter", "processors", "threads"])
 def test_what_the_figures_depend_on_is_measured_anew(
     change: str, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another graph, machine or runtime, or other threads: nothing that was measured before holds."""
+    """Another graph, machine, runtime or Headwaiter, or other threads: nothing that was measured before holds."""
     Bench(models).plan()
     again = Bench(models)
     settings: dict[str, int] = {}
@@ -138,6 +139,8 @@ def test_what_the_figures_depend_on_is_measured_anew(
         settings = {"threads_per_run": 2}
     elif change == "processors":
         monkeypatch.setattr("headwaiter_server.lifecycle.planning.describe_cpus", lambda: "2 of another kind")
+    elif change == "headwaiter":
+        monkeypatch.setattr("headwaiter_server.lifecycle.planning.version", lambda package: f"next {package}")
     else:
         monkeypatch.setattr(f"{__name__}.RUNTIME", "1.2.4")
     again.plan(**settings)
@@ -259,6 +262,17 @@ def test_disturbed_calibration_is_used_and_not_remembered(models: Path, capsys: 
     again = Bench(models)
     again.plan()
     assert again.measured
+
+
+def test_log_says_how_long_measuring_took(models: Path) -> None:
+    """Once, when it was measured; a plan that is remembered took nothing."""
+    with capture_logs() as log:
+        bench = Bench(models)
+        bench.plan()
+        Bench(models).plan()
+    (said,) = [each for each in log if each["event"] == "model_measured"]
+    assert (said["model"], said["seconds"]) == ("m", round(bench.clock(), 3))
+    assert said["seconds"] > 0
 
 
 def test_plan_is_shown_in_metrics(models: Path) -> None:
