@@ -107,10 +107,11 @@ compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/m
 
 hostile: setup $(BUNDLE)/manifest.json ## load 2,000 damaged bundles into a server: it must refuse them and serve on
 	$(BIN)/python tests/mutated_bundles.py --models models
+	$(BIN)/python tests/reliability/page.py
 
 chaos: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json ## overload, cancels, poison, kills, restarts, abuse, rotations, floods, models that come and go; more than an hour
-	$(BIN)/python tests/load_unload_chaos.py --seconds 120
 	declare -A with=([overload]="--models $(ENCODERS)/packed"); failed=(); \
+	  $(BIN)/python tests/load_unload_chaos.py --seconds 120 || failed+=(loads); \
 	  for line in $(CHAOS); do $(BIN)/python tests/reliability/$$line.py $${with[$$line]:-} || failed+=($$line); done; \
 	  $(BIN)/python tests/reliability/page.py; \
 	  if (($${#failed[@]})); then echo "aims missed: $${failed[*]}" >&2; exit 1; fi

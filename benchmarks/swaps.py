@@ -1,8 +1,8 @@
-"""Swaps a model for another and back under load, and holds every answer to the version that it names.
+"""Swaps a model for another and back under load, holds every answer to the version that it names, and writes the page.
 
-`python benchmarks/swaps.py --packed build/encoders/packed`. Two versions of MiniLM whose answers cannot be mistaken for
-one another take turns, at 70 % of what the server can do. Stretches with swaps and stretches without follow each other
-in one run, so that both meet the same machine.
+`make bench`, or `python benchmarks/swaps.py --packed build/encoders/packed`. Two versions of MiniLM whose answers
+cannot be mistaken for one another take turns, at 70 % of what the server can do. Stretches with swaps and stretches
+without follow each other in one run, so that both meet the same machine.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 from headwaiter_server.cpu import available_cpus  # noqa: E402 - after the path is set
 
 from benchmarks.encoders.outcomes import percentile  # noqa: E402
+from benchmarks.encoders.report import Page  # noqa: E402
+from benchmarks.page import write_section  # noqa: E402
 from benchmarks.servers import MeasuredServer, measured_server  # noqa: E402
 from benchmarks.swaps_load import Caller, Golden, Seen  # noqa: E402
 from benchmarks.turned_bundle import write_turned_bundle  # noqa: E402
 
+PAGE = ROOT / "docs" / "benchmarks.md"
+SECTION = "swaps"
 _CALLERS = 16
 _CAPACITY_SECONDS = 5.0
 _LOAD = 0.7
@@ -52,7 +56,8 @@ class Figures:
         swap_seconds: Median time of a swap.
         p99_quiet: Of calls in each stretch without swaps, in seconds.
         p99_swapping: Of calls in each stretch with them.
-        first_bytes: Resident size after the first stretch with swaps.
+        before_bytes: Resident size before the first swap, when the server has been measured at capacity.
+        first_bytes: After the first stretch with swaps.
         last_bytes: After the last.
     """
 
@@ -64,13 +69,13 @@ class Figures:
     swap_seconds: float
     p99_quiet: list[float]
     p99_swapping: list[float]
+    before_bytes: int
     first_bytes: int
     last_bytes: int
 
     @property
     def rows(self) -> list[tuple[str, str, str, bool]]:
         """What was wanted, what came of it, and whether it is reached."""
-        grown = self.last_bytes / self.first_bytes
         ratios = [one / other for one, other in zip(self.p99_swapping, self.p99_quiet, strict=True)]
         slower, swapping, quiet = (median(each) for each in (ratios, self.p99_swapping, self.p99_quiet))
         return [
@@ -82,13 +87,19 @@ class Figures:
                 f"{slower:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                 slower <= _MOST_P99,
             ),
-            (
-                f"memory after {self.swaps} swaps against after the first ones, {self.last_bytes >> 20} MiB",
-                f"<= {_MOST_GROWTH}",
-                f"{grown:.3f}",
-                grown <= _MOST_GROWTH,
-            ),
+            self._grown("before the first", self.before_bytes),
+            self._grown(f"after the first {self.swaps // len(ratios)}", self.first_bytes),
         ]
+
+    def _grown(self, since: str, size_bytes: int) -> tuple[str, str, str, bool]:
+        grown = self.last_bytes / size_bytes
+        sizes = f"{self.last_bytes >> 20} to {size_bytes >> 20} MiB"
+        return (
+            f"memory after {self.swaps} swaps to {since}: {sizes}",
+            f"<= {_MOST_GROWTH}",
+            f"{grown:.3f}",
+            grown <= _MOST_GROWTH,
+        )
 
 
 async def measure(
@@ -115,6 +126,8 @@ async def measure(
             # Anew for each: what the machine gives changes from minute to minute.
             rate = share * await caller.capacity(_CALLERS, _CAPACITY_SECONDS)
             rates.append(rate)
+            if not stretch:
+                sizes.append(server.resident_bytes())
             over = asyncio.Event()
             calling = asyncio.create_task(caller.call_until(over, rate, 1000 * stretch))
             began = time.perf_counter()
@@ -142,12 +155,13 @@ async def measure(
         [percentile(seen.seconds, 0.99) for seen in quiet],
         [percentile(seen.seconds, 0.99) for seen in swapping],
         sizes[0],
+        sizes[1],
         sizes[-1],
     )
 
 
-def table(figures: Figures) -> str:
-    """What was wanted and what came of it."""
+def markdown(figures: Figures) -> str:
+    """The page's section: what was wanted and what came of it."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio"))
     machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
     conditions = (
@@ -169,15 +183,17 @@ def table(figures: Figures) -> str:
 
 
 def main() -> None:
-    """Measure and print; exit code 1 if something wanted was not reached."""
+    """Measure, print, and write the page; exit code 1 if something wanted was not reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packed", type=Path, required=True, help="model repository with the packed bundle")
     parser.add_argument("--model", default="minilm", help="its name")
     parser.add_argument("--stretches", type=int, default=10, help="stretches with swaps, one without after each")
     parser.add_argument("--swaps", type=int, default=5, help="swaps in each of these")
+    parser.add_argument("--quick", action="store_true", help="one swap, to see that everything works; no page")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--server", default="", help="further arguments of the server, separated by spaces")
     options = parser.parse_args()
+    stretches, swaps = (1, 1) if options.quick else (options.stretches, options.swaps)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     with tempfile.TemporaryDirectory() as work:
         model = Path(work) / options.model
@@ -185,12 +201,12 @@ def main() -> None:
         write_turned_bundle(model / "1", model / "2")
         golden = Golden.of(model)
         with measured_server(Path(work), *options.server.split()) as server:
-            figures = asyncio.run(
-                measure(server, options.model, golden, stretches=options.stretches, swaps=options.swaps)
-            )
-    print(table(figures))
+            figures = asyncio.run(measure(server, options.model, golden, stretches=stretches, swaps=swaps))
+    print(table := markdown(figures))
     if options.json:
         options.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
+    if not options.quick:
+        write_section(PAGE, Page(SECTION, table))
     sys.exit(not all(reached for *_, reached in figures.rows))
 
 

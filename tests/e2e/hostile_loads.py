@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -23,9 +24,9 @@ from unit.server.test_load_encoder import Made
 
 _SERVICE = "/inference.GRPCInferenceService"
 HEALTHY = "healthy"
-_LOADS_AT_A_TIME = 4
+LOADS_AT_A_TIME = 4
 # Beyond every limit that the server has been given.
-_ANSWER_SECONDS = 120.0
+ANSWER_SECONDS = 120.0
 
 
 class Verdict(Enum):
@@ -64,6 +65,11 @@ class Outcome:
     verdict: Verdict | None
     message: str
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether its caller gave up, long after the server should have."""
+        return self.message.startswith(grpc.StatusCode.DEADLINE_EXCEEDED.name)
+
 
 def write_healthy(repository: Path) -> Made:
     """A whole model, written into a repository."""
@@ -86,12 +92,12 @@ class RepositoryClient:
             f"{_SERVICE}/RepositoryIndex"
         )
 
-    async def load(self, name: str, timeout_seconds: float = _ANSWER_SECONDS) -> None:
+    async def load(self, name: str, timeout_seconds: float = ANSWER_SECONDS) -> None:
         """Load a model."""
         request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=name)
         await self._load(request.SerializeToString(), timeout=timeout_seconds)
 
-    async def unload(self, name: str, timeout_seconds: float = _ANSWER_SECONDS) -> None:
+    async def unload(self, name: str, timeout_seconds: float = ANSWER_SECONDS) -> None:
         """Unload a model."""
         request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=name)
         await self._unload(request.SerializeToString(), timeout=timeout_seconds)
@@ -99,7 +105,7 @@ class RepositoryClient:
     async def states(self) -> dict[str, str]:
         """State of each version, by name and version."""
         request = grpc_service_pb2.RepositoryIndexRequest()
-        data = await self._index(request.SerializeToString(), timeout=_ANSWER_SECONDS)
+        data = await self._index(request.SerializeToString(), timeout=ANSWER_SECONDS)
         index = grpc_service_pb2.RepositoryIndexResponse.FromString(data)
         return {f"{each.name}/{each.version}": each.state for each in index.models}
 
@@ -109,6 +115,7 @@ class Answers:
 
     Attributes:
         right: Answers that were right.
+        slowest_seconds: The longest that one of these took.
         problem: What was wrong with the first one that was not.
         expected: What it answers.
     """
@@ -121,14 +128,16 @@ class Answers:
         raw = np.stack([expected(Encoding(row[:length].tolist())) for row, length in zip(ids, lengths, strict=True)])
         self.expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         self.right = 0
+        self.slowest_seconds = 0.0
         self.problem = ""
 
     async def ask(self) -> None:
         """Ask for ever, or until an answer is wrong."""
         async with AsyncClient(self._target, retries=False) as client:
             while True:
+                began = time.monotonic()
                 try:
-                    answer = await client.embed(self._texts, model=HEALTHY, timeout_seconds=_ANSWER_SECONDS)
+                    answer = await client.embed(self._texts, model=HEALTHY, timeout_seconds=ANSWER_SECONDS)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                     self.problem = self.problem or repr(error)
                     return
@@ -136,6 +145,7 @@ class Answers:
                     self.problem = self.problem or f"another answer than before: {answer}"
                     return
                 self.right += 1
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
 
     @contextlib.asynccontextmanager
     async def all_along(self, callers: int = 2) -> AsyncIterator[None]:
@@ -169,7 +179,7 @@ async def load_hostiles(
             for number in waiting:
                 done(await _load(models, repository, hostiles, number))
 
-        await asyncio.gather(*(loader() for _ in range(_LOADS_AT_A_TIME)))
+        await asyncio.gather(*(loader() for _ in range(LOADS_AT_A_TIME)))
 
 
 async def _load(models: RepositoryClient, repository: Path, hostiles: Hostiles, number: int) -> Outcome:

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import onnx
 import psutil
-from headwaiter import AsyncClient, HeadwaiterError
+from headwaiter import AsyncClient, DeadlineExceededError, HeadwaiterError
 from headwaiter_server.app import Server
 from headwaiter_server.config import ServerSettings
 from unit.server.hostile_graphs import crashing
@@ -143,6 +143,7 @@ class Chaos:
     Attributes:
         done: How often each thing was done, and how it ended.
         problems: What must not happen.
+        unanswered: How many of these were calls that nobody answered in a time that is long enough for any.
     """
 
     def __init__(self, server: Server, repository: Path, made: Made, seed: int) -> None:
@@ -153,6 +154,7 @@ class Chaos:
         self.answers = Answers(self._target, made)
         self.done: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.unanswered = 0
 
     async def run(self, callers: int, go_on: Callable[[], bool]) -> None:
         """Do things until told to stop, and ask the model that stays all along; then have nothing else loaded."""
@@ -235,6 +237,7 @@ class Chaos:
         allowed = _ALLOWED[what]
         if how not in allowed:
             self.problems.append(f"{what} ended with {how}: {words}")
+            self.unanswered += how in _TOO_LATE
 
     def _hide(self, name: str) -> None:
         """Have the newest version not be there."""
@@ -246,6 +249,7 @@ class Chaos:
             (self._repository / name / ".2").rename(self._repository / name / "2")
 
 
+_TOO_LATE = {grpc.StatusCode.DEADLINE_EXCEEDED.name, DeadlineExceededError.__name__}
 # How each thing may end. A version that is hidden while it is read cannot be loaded.
 _ALLOWED = {
     "load": {"OK", "FAILED_PRECONDITION"},

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import psutil
-from unit.server.hostile_bundles import Hostiles
+import pytest
+from e2e.hostile_loads import HEALTHY, Outcome, Verdict, write_healthy
+from mutated_bundles import Result, figures, load_damaged
+from unit.server.hostile_bundles import Hostile
 from unit.server.hostile_graphs import crashing, hanging
 from unit.server.test_load_encoder import Made
 
-from .hostile_loads import HEALTHY, Answers, Outcome, RepositoryClient, Verdict, load_hostiles, write_healthy
 from .process import COMMAND, FREE_PORTS, environment, run_command, running_server
 
 COUNT = 120
@@ -24,47 +24,48 @@ COUNT = 120
 
 def test_damaged_bundles_are_refused_and_nobody_notices(models_dir: Path, tmp_path: Path) -> None:
     """Of many damaged bundles, half of them with digests that are right, none takes the server or its answers along."""
-    repository = tmp_path / "models"
-    made = write_healthy(repository)
-    bundles = {"small": made.folder, "pronounce": models_dir / "pronounce" / "1"}
-    hostiles = Hostiles({name: _copied(folder, tmp_path / name) for name, folder in bundles.items()}, seed=5)
-    outcomes: list[Outcome] = []
-    with (
-        (tmp_path / "log").open("w") as log,
-        running_server(
-            *("--models", str(repository), "--model-control", "explicit", "--lame-duck-seconds", "0"),
-            *("--load-timeout-seconds", "20", "--calibration", "off"),
-            log=log,
-        ) as server,
-    ):
-        answers = Answers(server.grpc, made)
-
-        async def attack() -> dict[str, str]:
-            async with answers.all_along():
-                await load_hostiles(server.grpc, repository, hostiles, range(COUNT), outcomes.append)
-            async with grpc.aio.insecure_channel(server.grpc) as channel:
-                return await RepositoryClient(channel).states()
-
-        states = asyncio.run(attack())
-        assert states[f"{HEALTHY}/1"] == "READY"
-        assert not psutil.Process(server.process.pid).children(recursive=True)[1:]
-        assert server.terminate() == 0
-    assert [outcome for outcome in outcomes if outcome.verdict is None] == []
-    assert answers.problem == ""
-    assert answers.right
-    found = Counter(outcome.verdict for outcome in outcomes)
-    assert found[Verdict.CRASHED], "none of them even crashed the child"
-    assert found[Verdict.IN_CHILD] > COUNT / 2
-    assert found[Verdict.HARMLESS] < COUNT / 4
-    assert sum(found.values()) == COUNT
+    bundles = {"pronounce": models_dir / "pronounce" / "1"}
+    result = load_damaged(tmp_path, bundles, COUNT, seed=5, load_timeout_seconds=20)
+    assert [outcome for outcome in result.outcomes if outcome.verdict is None] == []
+    assert result.problem == ""
+    assert [figure for figure in figures(result) if figure.reached is False] == []
+    assert result.counted(Verdict.CRASHED), "none of them even crashed the child"
+    assert result.counted(Verdict.IN_CHILD) > COUNT / 2
 
 
-def _copied(folder: Path, to: Path) -> Path:
-    """A bundle's own files, elsewhere: what the server keeps beside them is none."""
-    to.mkdir()
-    for path in folder.iterdir():
-        (to / path.name).write_bytes(path.read_bytes())
-    return to
+REFUSED = Outcome(Hostile(1, "small: bits", rehashed=True), Verdict.IN_CHILD, "FAILED_PRECONDITION: hostile-1: bits")
+WELL = Result(
+    2, [replace(REFUSED, hostile=Hostile(0, "small: bits", rehashed=False)), REFUSED], 1, "", 0.1, "READY", 0, 0, [1, 1]
+)
+
+
+@pytest.mark.parametrize(
+    ("result", "missed"),
+    [
+        (WELL, set()),
+        (replace(WELL, outcomes=WELL.outcomes[1:]), {"damaged bundles"}),
+        (replace(WELL, outcomes=[REFUSED] * 2), {"with digests made right"}),
+        (
+            replace(WELL, outcomes=[*WELL.outcomes[:1], replace(REFUSED, verdict=Verdict.HARMLESS)]),
+            {"harmless: every check passed, golden outputs among them"},
+        ),
+        (
+            replace(WELL, outcomes=[*WELL.outcomes[:1], replace(REFUSED, verdict=None, message="UNKNOWN: ...")]),
+            {"neither refused with a typed error nor harmless"},
+        ),
+        (
+            replace(WELL, outcomes=[*WELL.outcomes[:1], replace(REFUSED, verdict=None, message="DEADLINE_EXCEEDED: ")]),
+            {"neither refused with a typed error nor harmless", "loads without an answer after 120 s"},
+        ),
+        (replace(WELL, exit_code=-11, state=""), {"crashes of the server", "the sound model in the end"}),
+        (replace(WELL, right=0), {"answers of a sound model between them, all golden"}),
+        (replace(WELL, problem="another answer"), {"wrong or failed"}),
+        (replace(WELL, children=1), {"child processes left"}),
+    ],
+)
+def test_what_must_not_happen_misses_an_aim(result: Result, missed: set[str]) -> None:
+    """Whatever a long run may find is told by name, and makes it end with 1."""
+    assert {figure.name for figure in figures(result) if figure.reached is False} == missed
 
 
 def _damaged(repository: Path, change: Callable[[bytes], bytes]) -> Path:
