@@ -106,8 +106,8 @@ compatibility: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json $(PADDED)/m
 	  --compatibility-page=docs/compatibility.md
 
 hostile: setup $(BUNDLE)/manifest.json ## load 2,000 damaged bundles into a server: it must refuse them and serve on
-	$(BIN)/python tests/mutated_bundles.py --models models
-	$(BIN)/python tests/reliability/page.py
+	failed=0; $(BIN)/python tests/mutated_bundles.py --models models || failed=1; \
+	  $(BIN)/python tests/reliability/page.py; exit $$failed
 
 chaos: setup $(BUNDLE)/manifest.json $(PACKED)/manifest.json ## overload, cancels, poison, kills, restarts, abuse, rotations, floods, models that come and go; more than an hour
 	declare -A with=([overload]="--models $(ENCODERS)/packed"); failed=(); \

@@ -107,7 +107,8 @@ def _other_file(folder: Path, manifest: dict[str, Any]) -> None:
     """A graph that is not the one that was listed."""
     del manifest
     path = folder / "model.int8.onnx"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def _loose_certificate(folder: Path, manifest: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -246,12 +247,17 @@ def steps_of(act: Callable[[], object]) -> int:
         steps += event == "opcode"
         return trace
 
+    act()  # what is done once only is done
     before = sys.gettrace()
+    # Whoever wants to know of collections, as hypothesis does, would be counted as well.
+    gc.collect()
+    gc.disable()
     sys.settrace(trace)
     try:
         act()
     finally:
         sys.settrace(before)
+        gc.enable()
     return steps
 
 
