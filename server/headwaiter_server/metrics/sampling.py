@@ -223,7 +223,8 @@ def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> 
     for bucket, (bound, count) in enumerate(zip(bounds, counts, strict=False)):
         if count and below + count >= rank:
             lower = bounds[bucket - 1] if bucket else 0.0
-            return lower + (bound - lower) * max(0.0, rank - below) / count
+            # Rounding may lead beyond the bound, and a median beyond the quantiles that stand at it.
+            return min(bound, lower + (bound - lower) * max(0.0, rank - below) / count)
         below += count
     return bounds[-1]
 
