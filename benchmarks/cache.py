@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
 import grpc  # noqa: E402 - after the path is set
 from headwaiter_proto.inference import grpc_service_pb2 as inference  # noqa: E402
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from benchmarks.encoders.aims import Aim, at_most  # noqa: E402
@@ -135,7 +135,7 @@ def _figure(stream: str, server: str, quantity: str) -> str:
 def markdown(rounds: Sequence[Round], setup: Setup) -> str:
     """The page's section: the aim, then every figure."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio", "numpy"))
-    machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
+    machine = f"{available_cpus()} cores ({describe_processor()})"
     streams = f"{len(setup.pool)} different texts, {setup.texts} calls by Zipf's law"
     lines = [
         f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {len(rounds)} rounds, {streams}.",

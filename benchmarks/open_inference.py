@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 import grpc  # noqa: E402 - after the path is set
 from headwaiter_proto.inference import grpc_service_pb2 as inference  # noqa: E402
 from headwaiter_proto.v1 import inference_pb2  # noqa: E402
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
@@ -252,7 +252,7 @@ def measure_round(setup: Setup, number: int, progress: Progress) -> Round:
 def markdown(rounds: list[Round]) -> str:
     """The page's section: the aims, then every figure."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio", "protobuf", "numpy"))
-    machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
+    machine = f"{available_cpus()} cores ({describe_processor()})"
     lines = [
         f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {len(rounds)} rounds.",
         "",

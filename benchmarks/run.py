@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from benchmarks.page import Section, write_section  # noqa: E402 - after the path is set
@@ -119,9 +119,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"rounds": rounds, "memory": memory}, indent=1) + "\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "grpcio", "numpy"))
-    machine = (
-        f"{available_cpus()} cores ({platform.processor() or platform.machine()}), CPython {platform.python_version()}"
-    )
+    machine = f"{available_cpus()} cores ({describe_processor()}), CPython {platform.python_version()}"
     write_section(PAGE, Section("main-job", f"{machine}, {versions}; {options.rounds} rounds", rows))
 
 

@@ -24,7 +24,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
-from headwaiter_server.cpu import available_cpus  # noqa: E402 - after the path is set
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402 - after the path is set
 
 from benchmarks.encoders.outcomes import percentile  # noqa: E402
 from benchmarks.encoders.report import Page  # noqa: E402
@@ -163,7 +163,7 @@ async def measure(
 def markdown(figures: Figures) -> str:
     """The page's section: what was wanted and what came of it."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio"))
-    machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
+    machine = f"{available_cpus()} cores ({describe_processor()})"
     conditions = (
         f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {figures.swaps} swaps of MiniLM at "
         f"{figures.calls_per_second:.0f} calls/s, {figures.swap_seconds:.2f} s each."

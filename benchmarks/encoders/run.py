@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_export.quantization.saturation import may_saturate  # noqa: E402 - after the path is set
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
@@ -132,13 +133,15 @@ def main() -> None:
         options.json.write_text(json.dumps(everything, indent=1) + "\n")
     if not options.quick:
         versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "tokenizers", "grpcio", "numpy"))
-        machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
+        machine = f"{available_cpus()} cores ({describe_processor()})"
         conditions = f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {rounds} rounds."
         write_section(PAGE, Page("encoder-texts", histograms(workloads)))
-        write_section(PAGE, Page("encoder-aims", f"{conditions}\n\n{table}"))
+        # int8 is another matter without VNNI: neither kind of processor overwrites the figures of the other.
+        kind = "-without-vnni" if may_saturate() else ""
+        write_section(PAGE, Page(f"encoder-aims{kind}", f"{conditions}\n\n{table}"))
         chosen = "\n".join(f"- {each}" for each in setup.chosen)
-        write_section(PAGE, Page("encoder-figures", f"{figures_tables(figures)}\n\nSet up as:\n\n{chosen}"))
-        write_section(BATCHING_PAGE, Page("batching-offline", f"{conditions}\n\n{offline_table(figures)}"))
+        write_section(PAGE, Page(f"encoder-figures{kind}", f"{figures_tables(figures)}\n\nSet up as:\n\n{chosen}"))
+        write_section(BATCHING_PAGE, Page(f"batching-offline{kind}", f"{conditions}\n\n{offline_table(figures)}"))
 
 
 if __name__ == "__main__":

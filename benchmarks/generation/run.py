@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from benchmarks.encoders.report import Page, aims_table, spreads  # noqa: E402 - after the path is set
@@ -119,7 +119,7 @@ def main() -> None:
     print(aims_table(aims(), rounds))
     print(*problems, sep="\n")
     versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
-    machine = f"{available_cpus()} cores ({platform.processor() or platform.machine()})"
+    machine = f"{available_cpus()} cores ({describe_processor()})"
     conditions = f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {effort.rounds} rounds."
     chosen = [f"CTranslate2: {setup.setting}", *(f"CTranslate2 tried with {each}" for each in tried), *problems]
     page = markdown(rounds, conditions, chosen, agreements, contexts)

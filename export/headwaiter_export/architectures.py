@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from headwaiter_proto.v1 import bundle_pb2
 
-from headwaiter_export.encoders.files import refuse_adapter
+from headwaiter_export.encoders.files import refuse_adapter, refuse_pickled_file
 from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointError, UnknownArchitectureError
 from headwaiter_export.progress import Progress
 from headwaiter_export.quantization.bounds import Wishes
@@ -84,12 +84,13 @@ def recipe_for(source: Path, task: str = "auto") -> Recipe:
         task: What the model is to do, as the user said it, or "auto".
 
     Raises:
-        MissingCheckpointError: The folder, the file or the folder's config.json does not exist.
+        MissingCheckpointError: The folder, the file or the folder's config.json does not exist, or it is a pickle.
         CorruptCheckpointError: config.json is not a JSON object.
         UnknownArchitectureError: There is no recipe for it, or it is an adapter of another model.
     """
     if source.suffix == ONNX_SUFFIX and source.is_file():
         return _recipe(ONNX_FILES)
+    refuse_pickled_file(source)
     if not source.is_dir():
         raise MissingCheckpointError(f"{source} is not a folder, and not a file that ends in {ONNX_SUFFIX}")
     # Before config.json is asked for, which such a folder mostly lacks.

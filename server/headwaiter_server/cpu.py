@@ -15,6 +15,14 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 
+# Under which the kernel lists what a processor can do: x86's name, and Arm's.
+_CAPABILITIES = ("flags", "Features")
+# By these onnxruntime chooses how it multiplies matrices, as the kernel writes them.
+_FOR_PRODUCTS = (
+    "avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16", "amx_int8", "amx_bf16",
+    "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
+)  # fmt: skip
+
 
 def available_cpus(cgroup_root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> int:
     """Whole processors this process may use: the affinity mask, lowered by the cgroup quota.
@@ -39,14 +47,28 @@ def describe_cpus(cpu_info: Path = _CPU_INFO, cgroup_root: Path = CGROUP_ROOT, o
         cgroup_root: Where the cgroup file system is mounted.
         own_cgroup: The file that names this process's cgroups.
     """
-    model = platform.machine()
+    quota = _cgroup_quota_cpus(cgroup_root, own_cgroup)
+    processors = f"{len(os.sched_getaffinity(0))} of {describe_processor(cpu_info)}"
+    return processors + ("" if quota is None else f", quota {quota:g}")
+
+
+def describe_processor(cpu_info: Path = _CPU_INFO) -> str:
+    """The kind of the processors in words: its name, and what it has for products of matrices.
+
+    Virtual machines may have the same name for processors of several generations, which run a model in quite different
+    times and, in int8, to different answers.
+
+    Args:
+        cpu_info: The kernel's description of the processors.
+    """
+    first: dict[str, str] = {}
     for line in read_text(cpu_info).splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            model = value.strip()
-            break
-    quota = _cgroup_quota_cpus(cgroup_root, own_cgroup)
-    return f"{len(os.sched_getaffinity(0))} of {model}" + ("" if quota is None else f", quota {quota:g}")
+        first.setdefault(name.strip(), value.strip())
+    can = {word for key in _CAPABILITIES for word in first.get(key, "").split()}
+    having = [each for each in _FOR_PRODUCTS if each in can]
+    model = first.get("model name") or platform.machine()
+    return f"{model} ({', '.join(having)})" if having else model
 
 
 def own_cgroups(controller: str, root: Path = CGROUP_ROOT, own_cgroup: Path = OWN_CGROUP) -> list[Path]:

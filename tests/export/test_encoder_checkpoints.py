@@ -60,6 +60,15 @@ def test_pickled_weights_are_refused(own_encoder: Path, name: str) -> None:
     assert not (own_encoder / "loaded").exists()
 
 
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin"])
+def test_pickled_file_in_place_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """Whoever points at the pickle itself is told the same, not that it is no folder."""
+    torch.save(Tripwire(tmp_path / "loaded"), tmp_path / name)
+    error = _refused(tmp_path / name)
+    assert f"{name} is a pickle: loading it would run whatever code it carries" in str(error)
+    assert not (tmp_path / "loaded").exists()
+
+
 def test_pickle_beside_safetensors_is_not_touched(own_encoder: Path) -> None:
     """Where both are there, the pickle is left alone."""
     (own_encoder / "pytorch_model.bin").write_bytes(b"no pickle at all")

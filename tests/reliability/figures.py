@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from headwaiter_server.cpu import available_cpus
+from headwaiter_server.cpu import available_cpus, describe_processor
 from rich.console import Console
 from rich.table import Table
 
@@ -104,7 +104,7 @@ def report(line: str, conditions: str, figures: Sequence[Figure]) -> int:
         name=line,
         conditions=conditions,
         date=datetime.now(UTC).date().isoformat(),
-        machine=f"{available_cpus()} cores ({platform.processor() or platform.machine()})",
+        machine=f"{available_cpus()} cores ({describe_processor()})",
         versions=f"CPython {platform.python_version()}, {versions}",
         figures=list(figures),
     )

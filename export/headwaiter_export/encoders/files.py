@@ -11,7 +11,7 @@ from headwaiter_export.errors import CorruptCheckpointError, MissingCheckpointEr
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _ADAPTER: Final = "adapter_config.json"
-_PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 
 
 def read_json(path: Path, kind: type[Any]) -> Any:  # noqa: ANN401 (JSON)
@@ -44,14 +44,23 @@ def refuse_pickle(folder: Path) -> None:
     if (folder / _INDEX).is_file():
         _check_index(folder / _INDEX)
         return
-    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
-    if pickled:
+    for path in sorted(folder.glob("*")):
+        refuse_pickled_file(path)
+    raise MissingCheckpointError(f"{folder / _WEIGHTS} does not exist")
+
+
+def refuse_pickled_file(path: Path) -> None:
+    """Refuse a file that by its name is a pickle.
+
+    Raises:
+        MissingCheckpointError: It is one.
+    """
+    if path.suffix in _PICKLED and path.is_file():
         raise MissingCheckpointError(
-            f"{folder / pickled[0]} is a pickle: loading it would run whatever code it carries, so it is refused."
+            f"{path} is a pickle: loading it would run whatever code it carries, so it is refused."
             " Convert it where you trust it: load the model with transformers and save it with"
             " model.save_pretrained(FOLDER), which writes model.safetensors"
         )
-    raise MissingCheckpointError(f"{folder / _WEIGHTS} does not exist")
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from headwaiter_server.cpu import available_cpus, describe_cpus
+from headwaiter_server.cpu import available_cpus, describe_cpus, describe_processor
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +114,18 @@ def test_processors_in_words(tmp_path: Path) -> None:
     assert describe_cpus(info, root, own) == "8 of Fast 9000"
     # Some architectures' kernels name no model.
     assert describe_cpus(tmp_path / "missing", root, own).startswith("8 of ")
+
+
+def test_processors_of_one_name_that_multiply_differently(tmp_path: Path) -> None:
+    """Virtual machines give generations of processors one name: their instructions tell them apart."""
+
+    def described(info: str) -> str:
+        (tmp_path / "cpuinfo").write_text(info, encoding="ascii")
+        return describe_processor(tmp_path / "cpuinfo")
+
+    older = described("processor\t: 0\nmodel name\t: Fast 9000\nflags\t\t: fpu avx avx2 erms\n")
+    newer = described("processor\t: 0\nmodel name\t: Fast 9000\nflags\t\t: fpu avx avx2 avx512f avx512_vnni\n")
+    assert older == "Fast 9000 (avx, avx2)"
+    assert newer == "Fast 9000 (avx, avx2, avx512f, avx512_vnni)"
+    # Arm's kernel names neither the model nor flags.
+    assert described("processor\t: 0\nFeatures\t: fp asimd asimddp sve\n").endswith(" (asimddp, sve)")
