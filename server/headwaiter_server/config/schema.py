@@ -194,7 +194,7 @@ class ServerSettings(BaseSettings):
     lone_run_threads: AutoCount = Field(
         default=AUTO,
         description="Threads of a run that has the server to itself. auto is all processors where calibration finds "
-        "that faster, which takes a second copy of the model's weights; 1 never does.",
+        "that faster and a second copy of the model's weights has room; 1 never does.",
     )
     batching: Batching = Field(
         default="auto",

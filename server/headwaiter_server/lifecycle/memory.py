@@ -24,6 +24,8 @@ _MACHINE_MEMORY = Path("/proc/meminfo")
 # Calls and their texts need room, too, and malloc keeps what it was given back: beyond this part of the limit it is
 # said how near the limit is.
 _COMFORTABLE_PART = 0.8
+# What the process in which models are tried takes, for some seconds after a trial. Containers count it in.
+TRIAL_PROCESS_BYTES = 96 << 20
 _REMEDY = "lower --workers, --max-batch-tokens or the model's longest text"
 
 
@@ -125,6 +127,17 @@ class MemoryPlan:
             for each in shares:
                 each.expected_bytes = int(each.expected_bytes * left)
         self._seen_bytes = held
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether something fits that could be done without: beside all that is expected, and the trials' process.
+
+        Args:
+            size_bytes: What it takes.
+        """
+        if self.limit_bytes is None:
+            return True
+        expected = sum(each.expected_bytes for each in list(self._shares))
+        return self._resident() + expected + size_bytes + TRIAL_PROCESS_BYTES <= self.limit_bytes
 
     def remove(self, share: MemoryShare) -> None:
         """Count a model out that has gone."""

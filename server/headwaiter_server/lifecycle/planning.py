@@ -174,7 +174,8 @@ class Planner:
         if plan.lone_tokens is None:
             lone_model = None
         elif lone_model is None:
-            lone_model = self._open(subject, self.lone_threads)
+            lone_model = self._open_lone(subject, self.lone_threads)
+            plan = plan if lone_model is not None else replace(plan, lone_tokens=None)
         if beside is not None:
             self.calibrator.warm(subject.model, plan, subject.make_text, subject.asked)
         share = self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), taken_bytes)
@@ -186,10 +187,19 @@ class Planner:
         chosen = self.settings.lone_run_threads
         return self.cpus if chosen == AUTO else chosen
 
-    def _open(self, subject: Subject, threads: int) -> AnyModel:
-        files = {"files": subject.files} if isinstance(subject, TensorSubject) and subject.files else {}
+    def _open_lone(self, subject: Subject, threads: int) -> AnyModel | None:
+        """The model for runs that have the server to themselves; None where its second copy of the weights has no room.
+
+        To be without costs a lone text some milliseconds, to be killed for lack of memory costs everybody.
+        """
+        files = subject.files if isinstance(subject, TensorSubject) else {}
+        size_bytes = len(subject.graph) + sum(map(len, files.values()))
+        if not self.memory.has_room(size_bytes):
+            _log.warning("lone_runs_left_out", model=subject.name, needed_mib=size_bytes >> 20)
+            return None
         name = f"{subject.name} with {threads} threads"
-        return subject.build(self.open_graph(name, subject.graph, threads, **files))
+        given = {"files": files} if files else {}
+        return subject.build(self.open_graph(name, subject.graph, threads, **given))
 
     def _calibrated(self, subject: Subject, beside: Beside | None) -> tuple[CalibrationPlan, AnyModel | None, int]:
         """What was measured, now or before; the model for lone runs, if it was opened; and memory that runs took now.
@@ -216,7 +226,12 @@ class Planner:
             return known, None, 0
         if beside is not None:
             return beside.alike or self._measured_gently(subject), None, 0
-        lone_model = self._open(subject, key.lone_threads) if key.lone_threads > threads else None
+        lone_model = self._open_lone(subject, key.lone_threads) if key.lone_threads > threads else None
+        if lone_model is None and key.lone_threads > threads:
+            # As where nobody asks for them: nothing is learned of lone runs.
+            key = replace(key, lone_threads=threads)
+            if settings.calibration == "on" and (known := recall(folders, key)) is not None:
+                return known, None, 0
         make_text, asked = subject.make_text, subject.asked
         _log.info("model_calibrating", model=subject.name)  # takes some seconds, in which nothing else is said
         began = self.calibrator.clock()

@@ -19,7 +19,7 @@ from headwaiter_server.cpu import describe_cpus
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import digest_of
 from headwaiter_server.lifecycle.load_thread import on_load_thread
-from headwaiter_server.lifecycle.memory import memory_limit_bytes, room_bytes
+from headwaiter_server.lifecycle.memory import TRIAL_PROCESS_BYTES, memory_limit_bytes, room_bytes
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.trial_host import TrialHost, TrialReport
 from headwaiter_server.lifecycle.trial_records import TrialMachine, TrialRecords
@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 
 # Each takes memory like the model that it tries; and one that hangs should not keep all others waiting.
 _AT_A_TIME = 2
-# The process in which models are tried costs about a second to start and 80 MB to keep.
+# The process in which models are tried costs about a second to start, and memory to keep: `TRIAL_PROCESS_BYTES`.
 _IDLE_SECONDS = 10.0
 # It ends late trials itself, once it is up.
 _BACKSTOP_SECONDS = 30.0
@@ -193,7 +193,7 @@ def open_trials(settings: ServerSettings, runtime_version: str) -> Check:
     return Trials(
         limit_seconds=settings.load_timeout_seconds,
         threads=settings.effective_threads_per_run,
-        room_bytes=lambda: room_bytes(limit),
+        room_bytes=lambda: max(0, room_bytes(limit) - TRIAL_PROCESS_BYTES),
         records=TrialRecords([] if folder is None else [folder], machine),
     )
 

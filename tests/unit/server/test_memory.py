@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 from headwaiter_server.errors import BundleError
-from headwaiter_server.lifecycle.memory import MemoryPlan, container_limit_bytes, resident_bytes, room_bytes
+from headwaiter_server.lifecycle.memory import (
+    TRIAL_PROCESS_BYTES,
+    MemoryPlan,
+    container_limit_bytes,
+    resident_bytes,
+    room_bytes,
+)
 
 GIB = 1 << 30
 # What cgroup v1 says where there is no limit.
@@ -95,6 +101,16 @@ def test_models_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None
     assert "memory_nearly_full" in capsys.readouterr().out
     with pytest.raises(BundleError, match=r"take 2048 MiB, which makes 11264 MiB .* the limit is 10240 MiB"):
         plan.add("large", run_bytes=2 * GIB, taken_bytes=0)
+
+
+def test_what_can_be_done_without_leaves_room_for_the_rest() -> None:
+    """Beside what is held go all that is expected and the process in which models are tried."""
+    plan = MemoryPlan(10 * GIB, lambda: 2 * GIB)
+    plan.add("m", run_bytes=3 * GIB, taken_bytes=GIB)
+    left = 6 * GIB - TRIAL_PROCESS_BYTES
+    assert plan.has_room(left)
+    assert not plan.has_room(left + 1)
+    assert MemoryPlan(None, lambda: GIB).has_room(1 << 50)
 
 
 def test_without_a_limit_everything_fits() -> None:

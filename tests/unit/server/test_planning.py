@@ -39,6 +39,13 @@ class NoGraph:
         raise AssertionError
 
 
+class LargeGraph(bytes):
+    """A graph of a gigabyte, as far as its length says."""
+
+    def __len__(self) -> int:
+        return 1_000_000_000
+
+
 class Bench:
     """A model on a machine of so many processors, which is twice as fast on all threads."""
 
@@ -354,6 +361,29 @@ def test_session_for_lone_runs_is_no_room_for_others(models: Path, *, remembered
             bench.plan(calibration="on" if remembered else "fresh", **largest)
         assert bench.opened == [2]
         assert bench.measured != remembered
+
+
+def test_lone_runs_are_left_out_where_a_second_session_has_no_room(models: Path) -> None:
+    """A model that fits without them serves without them, instead of being killed for a second copy of its weights."""
+    graph, tight, ample = LargeGraph(b"graph"), 1_000_000_000, 3_000_000_000
+    Bench(models, graph=graph).plan()
+    # Whether a plan with lone runs is remembered or not.
+    for first in (True, False):
+        with capture_logs() as logs:
+            bench = Bench(models, graph=graph, limit_bytes=tight)
+            plan, lone_model = bench.plan()
+        assert (plan.lone_tokens, lone_model, bench.opened) == (None, None, [])
+        assert [each["model"] for each in logs if each["event"] == "lone_runs_left_out"] == ["m"]
+        assert not (first and bench.measured)
+        for kept_file in kept(models / "m" / ".calibration"):
+            kept_file.unlink()
+    # What was measured without them is remembered, too, and hides nothing where there is room.
+    Bench(models, graph=graph, limit_bytes=tight).plan()
+    again, roomy = Bench(models, graph=graph, limit_bytes=tight), Bench(models, graph=graph, limit_bytes=ample)
+    assert again.plan()[0].lone_tokens is None
+    assert not again.measured
+    plan, lone_model = roomy.plan()
+    assert (plan.lone_tokens is None, lone_model is None, roomy.opened) == (False, False, [2])
 
 
 def test_model_that_does_not_run_is_refused(models: Path) -> None:

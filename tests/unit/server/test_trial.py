@@ -18,6 +18,7 @@ from headwaiter_server.config import ServerSettings
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle import trial
 from headwaiter_server.lifecycle.building import digest_of
+from headwaiter_server.lifecycle.memory import TRIAL_PROCESS_BYTES, resident_bytes
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.trial import Trials, open_trials
 from headwaiter_server.lifecycle.trial_host import TrialHost
@@ -453,6 +454,18 @@ async def test_trials_that_are_off_try_nothing(tmp_path: Path) -> None:
     tried = open_trials(ServerSettings(models=tmp_path, trial_loads="off"), "1.0")
     assert await tried.check(BundleLocation("none", 1, tmp_path / "1"), "fp32") == ""
     await tried.close()
+
+
+async def test_trial_leaves_room_for_its_own_process(tmp_path: Path) -> None:
+    """A container counts the process of the trials in: what would fit only without it is refused, and nobody killed."""
+    limit = resident_bytes() + TRIAL_PROCESS_BYTES // 2
+    settings = ServerSettings(models=tmp_path, calibration_cache=tmp_path, memory_limit_bytes=limit)
+    tried = open_trials(settings, "1.0")
+    try:
+        with pytest.raises(BundleError, match="it does not fit into the 0 MiB left for it"):
+            await tried.check(written(tmp_path / "models" / "small"), "fp32")
+    finally:
+        await tried.close()
 
 
 @pytest.mark.parametrize("chosen", [True, False], ids=["folder of calibrations given", "not given"])
