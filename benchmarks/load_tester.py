@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
 from headwaiter_load import results, words  # noqa: E402 - after the path is set
 from headwaiter_load.results import RunResult  # noqa: E402
-from headwaiter_server.cpu import available_cpus  # noqa: E402
+from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 
 from benchmarks.page import Section, write_section  # noqa: E402
 from benchmarks.servers import measured_server  # noqa: E402
@@ -259,7 +259,7 @@ def _in_words(measured: dict[str, Any]) -> str:
 
 def _conditions(rate: float, most: float, seconds: float, rounds: int) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("k6", "grpcio", "hdrhistogram", "onnxruntime"))
-    machine = f"{available_cpus()} cores ({platform.machine()}), CPython {platform.python_version()}"
+    machine = f"{available_cpus()} cores ({describe_processor()}), CPython {platform.python_version()}"
     load = f"{rate:.0f} calls/s of the {most:.0f} that the server can do"
     return f"{machine}, {versions}; {load}; {rounds} rounds of {seconds:g} s"
 

@@ -194,7 +194,7 @@ class ServerSettings(BaseSettings):
     lone_run_threads: AutoCount = Field(
         default=AUTO,
         description="Threads of a run that has the server to itself. auto is all processors where calibration finds "
-        "that faster and a second copy of the model's weights has room; 1 never does.",
+        "that faster; 1 never does. Left out where a second copy of the model's weights has no room.",
     )
     batching: Batching = Field(
         default="auto",
@@ -260,7 +260,8 @@ class ServerSettings(BaseSettings):
     memory_limit_bytes: AutoBytes = Field(
         default=AUTO,
         description="Memory that the server may take: a model whose largest runs would exceed it on all workers is not "
-        "loaded. auto is the container's limit.",
+        "loaded. auto is the container's limit. The log says what was planned (memory_planned), and warns above four "
+        "fifths of the limit (memory_nearly_full).",
     )
     max_queue_seconds: AutoSeconds = Field(
         default=AUTO,

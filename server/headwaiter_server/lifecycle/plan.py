@@ -14,6 +14,9 @@ _GUESSED_SECONDS_PER_TOKEN_AND_BYTE = 3e-12
 _GUESSED_FIXED_SECONDS = 1e-3
 _GUESSED_BUDGET_TOKENS = 128
 
+# Of what the largest runs that were tried took: smaller ones tell nothing of still larger ones.
+_TELLING_PART = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class LoneSample:
@@ -83,17 +86,27 @@ class CalibrationPlan:
         Args:
             longest_tokens: Of a text.
         """
-        # Sizes that fit into what smaller ones had taken already say nothing.
-        telling = [each for each in self.memory_samples if each.size_bytes > 0]
+        most = max((each.size_bytes for each in self.memory_samples), default=0)
+        # Smaller ones fit mostly into what the process held already when it was measured, and say little.
+        telling = [each for each in self.memory_samples if each.size_bytes > most * _TELLING_PART]
         if not telling:
             return 0
         packed = self.cost.kind == "packed"
-        # Attention holds a number for each pair of tokens: of a packed run, or of each row of a padded one.
-        features = [(1.0, each.tokens, each.tokens * (each.tokens if packed else each.longest)) for each in telling]
-        fixed, linear, quadratic = fit_terms(features, [each.size_bytes for each in telling])
+
+        def pairs(tokens: int, longest: int) -> int:
+            """Attention holds a number for each pair of tokens: of a packed run, or of each row of a padded one."""
+            return tokens * (tokens if packed else longest)
+
+        # What was held is counted off.
+        features = [(-1.0, each.tokens, pairs(each.tokens, each.longest)) for each in telling]
+        held, linear, quadratic = fit_terms(features, [each.size_bytes for each in telling])
         tokens = max(self.budget_tokens, longest_tokens)
-        fitted = fixed + linear * tokens + quadratic * tokens * (tokens if packed else longest_tokens)
-        return round(max(fitted, *(each.size_bytes for each in telling if each.tokens <= tokens), 0))
+        fitted = linear * tokens + quadratic * pairs(tokens, longest_tokens) - held
+        # Beyond what was tried it grows with the pairs at most: which part of it does cannot be told from few sizes.
+        tried = telling[-1]
+        growth = pairs(tokens, longest_tokens) / pairs(tried.tokens, tried.longest)
+        bound = tried.size_bytes * growth if growth > 1 else 0.0
+        return round(max(fitted, bound, *(each.size_bytes for each in telling if each.tokens <= tokens), 0))
 
 
 def guess(model: BatchModel[Any, Any, Any], graph_bytes: int) -> CalibrationPlan:

@@ -109,11 +109,13 @@ class EncoderPlan:
 
     Attributes:
         calibration: By what figures.
+        measured: The same, also where lone runs were left out for lack of room, for models that run alike.
         lone_model: The model for runs that have the server to themselves, if they use more threads.
         share: What it was counted in with.
     """
 
     calibration: CalibrationPlan
+    measured: CalibrationPlan
     lone_model: AnyModel | None
     share: MemoryShare
 
@@ -170,16 +172,22 @@ class Planner:
             raise
         except Exception as error:
             raise BundleError(f"the model {subject.name!r} does not run", error) from error
-        plan = self._overridden(plan, subject)
+        measured = plan = self._overridden(plan, subject)
+        run_bytes = plan.run_bytes(subject.longest_tokens)
+        expected_bytes = max(0, run_bytes - taken_bytes)
         if plan.lone_tokens is None:
             lone_model = None
         elif lone_model is None:
-            lone_model = self._open_lone(subject, self.lone_threads)
-            plan = plan if lone_model is not None else replace(plan, lone_tokens=None)
+            lone_model = self._open_lone(subject, self.lone_threads, expected_bytes)
+        elif not self.memory.has_room(expected_bytes):
+            self._leave_out(subject)
+            lone_model = None
+        if lone_model is None:
+            plan = replace(plan, lone_tokens=None)
         if beside is not None:
             self.calibrator.warm(subject.model, plan, subject.make_text, subject.asked)
-        share = self.memory.add(subject.name, plan.run_bytes(subject.longest_tokens), taken_bytes)
-        return EncoderPlan(plan, lone_model, share)
+        share = self.memory.add(subject.name, run_bytes, taken_bytes)
+        return EncoderPlan(plan, measured, lone_model, share)
 
     @property
     def lone_threads(self) -> int:
@@ -187,19 +195,28 @@ class Planner:
         chosen = self.settings.lone_run_threads
         return self.cpus if chosen == AUTO else chosen
 
-    def _open_lone(self, subject: Subject, threads: int) -> AnyModel | None:
+    def _open_lone(self, subject: Subject, threads: int, expected_bytes: int = 0) -> AnyModel | None:
         """The model for runs that have the server to themselves; None where its second copy of the weights has no room.
 
         To be without costs a lone text some milliseconds, to be killed for lack of memory costs everybody.
+
+        Args:
+            subject: The model.
+            threads: Of such a run.
+            expected_bytes: What the model's largest runs will take beside it.
         """
         files = subject.files if isinstance(subject, TensorSubject) else {}
-        size_bytes = len(subject.graph) + sum(map(len, files.values()))
-        if not self.memory.has_room(size_bytes):
-            _log.warning("lone_runs_left_out", model=subject.name, needed_mib=size_bytes >> 20)
+        # While it is opened, onnxruntime has the file beside the weights that it makes of it.
+        size_bytes = 2 * len(subject.graph) + sum(map(len, files.values()))
+        if not self.memory.has_room(size_bytes + expected_bytes):
+            self._leave_out(subject)
             return None
         name = f"{subject.name} with {threads} threads"
         given = {"files": files} if files else {}
         return subject.build(self.open_graph(name, subject.graph, threads, **given))
+
+    def _leave_out(self, subject: Subject) -> None:
+        _log.warning("lone_runs_left_out", model=subject.name, limit_bytes=self.memory.limit_bytes)
 
     def _calibrated(self, subject: Subject, beside: Beside | None) -> tuple[CalibrationPlan, AnyModel | None, int]:
         """What was measured, now or before; the model for lone runs, if it was opened; and memory that runs took now.
@@ -222,7 +239,7 @@ class Planner:
             graph_sha256=subject.identity,
         )
         folders = self._cache_folders(subject.folder)
-        if settings.calibration == "on" and (known := recall(folders, key)) is not None:
+        if (known := self._recalled(folders, key)) is not None:
             return known, None, 0
         if beside is not None:
             return beside.alike or self._measured_gently(subject), None, 0
@@ -230,7 +247,7 @@ class Planner:
         if lone_model is None and key.lone_threads > threads:
             # As where nobody asks for them: nothing is learned of lone runs.
             key = replace(key, lone_threads=threads)
-            if settings.calibration == "on" and (known := recall(folders, key)) is not None:
+            if (known := self._recalled(folders, key)) is not None:
                 return known, None, 0
         make_text, asked = subject.make_text, subject.asked
         _log.info("model_calibrating", model=subject.name)  # takes some seconds, in which nothing else is said
@@ -242,6 +259,9 @@ class Planner:
         else:
             _log.warning("calibration_disturbed", model=subject.name, scatter=round(plan.scatter, 3))
         return plan, lone_model, max((each.size_bytes for each in plan.memory_samples), default=0)
+
+    def _recalled(self, folders: list[Path], key: CalibrationKey) -> CalibrationPlan | None:
+        return recall(folders, key) if self.settings.calibration == "on" else None
 
     def _measured_gently(self, subject: Subject) -> CalibrationPlan:
         """What its runs cost beside others that serve, by the processor time that they take on one thread.

@@ -152,7 +152,7 @@ class Wiring:
         place = None if predecessor is None else self._places.get(predecessor.lane)
         if place is not None and not place.runs_like(subject):
             place = None
-        plan = self._planner.plan(subject, Beside(None if place is None else place.plan.calibration))
+        plan = self._planner.plan(subject, Beside(None if place is None else place.plan.measured))
         return PlannedModel(built, plan, 1.0 if place is None else place.forecast.drift)
 
     def discard(self, model: PlannedModel) -> None:

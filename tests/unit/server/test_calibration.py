@@ -126,9 +126,27 @@ def test_memory_of_the_largest_runs_is_predicted() -> None:
 
     plan = calibrate(engine, resident=resident)
     assert plan.run_bytes(512) == pytest.approx(taken(512), rel=0.01)
-    assert plan.run_bytes(8192) == pytest.approx(taken(8192), rel=0.01)
+    # Which part grows with the pairs cannot be told for certain: rather too much than too little.
+    assert taken(8192) <= plan.run_bytes(8192) <= 1.1 * taken(8192)
     assert plan.run_bytes(1) == pytest.approx(taken(plan.budget_tokens), rel=0.01)
     assert calibrate(packed()).run_bytes(8192) == 0
+
+
+def test_memory_that_is_held_already_hides_nothing() -> None:
+    """Small runs fit into what loading left behind: what is foretold of large ones is not taken from these."""
+    engine = packed()
+
+    def taken(tokens: int) -> int:
+        return 10_000 * tokens + 300 * tokens**2
+
+    def resident() -> int:
+        longest = max((sum(lengths) for lengths in list(engine.runs)), default=0)
+        # Beside that, each size leaves a little behind.
+        return 50_000_000 + 500 * longest + max(20_000_000, taken(longest))
+
+    plan = calibrate(engine, resident=resident)
+    assert plan.run_bytes(2048) == pytest.approx(taken(2048), rel=0.1)
+    assert plan.run_bytes(8192) == pytest.approx(taken(8192), rel=0.1)
 
 
 def test_engine_that_raises_is_heard() -> None:
