@@ -48,6 +48,8 @@ class Graph:
         names = {each.name: each.graphs[0].file.name for each in manifest.variants}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # As the server and the export do; see there.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         session = onnxruntime.InferenceSession(bundle / names[variant], options, providers=["CPUExecutionProvider"])
         return cls(session, manifest.graph_kind == bundle_pb2.GRAPH_KIND_PACKED)
 

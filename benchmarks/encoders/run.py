@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 
-from headwaiter_export.quantization.saturation import may_saturate  # noqa: E402 - after the path is set
+from headwaiter_export.quantization.vnni import lacks_vnni  # noqa: E402 - after the path is set
 from headwaiter_server.cpu import available_cpus, describe_processor  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
@@ -137,7 +137,7 @@ def main() -> None:
         conditions = f"Measured on: {machine}, CPython {platform.python_version()}, {versions}; {rounds} rounds."
         write_section(PAGE, Page("encoder-texts", histograms(workloads)))
         # int8 is another matter without VNNI: neither kind of processor overwrites the figures of the other.
-        kind = "-without-vnni" if may_saturate() else ""
+        kind = "-without-vnni" if lacks_vnni() else ""
         write_section(PAGE, Page(f"encoder-aims{kind}", f"{conditions}\n\n{table}"))
         chosen = "\n".join(f"- {each}" for each in setup.chosen)
         write_section(PAGE, Page(f"encoder-figures{kind}", f"{figures_tables(figures)}\n\nSet up as:\n\n{chosen}"))

@@ -30,7 +30,9 @@ class BundleAnswers:
         tokenizer.no_padding()
         manifest = json.loads((folder / "manifest.json").read_text())
         (graph,) = [each["graphs"][0]["file"]["name"] for each in manifest["variants"] if each["name"] == variant]
-        session = onnxruntime.InferenceSession(str(folder / graph), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # else int8 is not exact without VNNI
+        session = onnxruntime.InferenceSession(str(folder / graph), options, providers=["CPUExecutionProvider"])
         return cls(tokenizer, session, manifest)
 
     @property

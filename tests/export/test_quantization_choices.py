@@ -13,8 +13,8 @@ from headwaiter_export.quantization.command import int8_options
 from headwaiter_export.quantization.judge import Quality
 from headwaiter_export.quantization.products import Product, Site
 from headwaiter_export.quantization.rewrite import Plan
-from headwaiter_export.quantization.saturation import may_saturate
 from headwaiter_export.quantization.selection import Plans, choose, worthwhile
+from headwaiter_export.quantization.vnni import lacks_vnni
 
 pytestmark = pytest.mark.torch
 
@@ -69,12 +69,12 @@ def test_small_products_stay_fp32() -> None:
     assert worthwhile({large: large.work * 1000, small: small.work}) == {large}
 
 
-def test_saturation_follows_the_processor(tmp_path: Path) -> None:
-    """Only x86 without VNNI saturates; what cannot be read is not trusted."""
+def test_vnni_is_told_by_the_processor(tmp_path: Path) -> None:
+    """Only x86 lacks it; what cannot be read is not trusted."""
     info = tmp_path / "cpuinfo"
     info.write_text("flags\t\t: fpu sse2 avx2\n")
-    assert may_saturate("x86_64", info)
-    assert may_saturate("x86_64", tmp_path / "none")
-    assert not may_saturate("aarch64", info)
+    assert lacks_vnni("x86_64", info)
+    assert lacks_vnni("x86_64", tmp_path / "none")
+    assert not lacks_vnni("aarch64", info)
     info.write_text("flags\t\t: fpu avx2 avx_vnni\n")
-    assert not may_saturate("x86_64", info)
+    assert not lacks_vnni("x86_64", info)

@@ -31,9 +31,9 @@ from headwaiter_export.quantization.corpus import FEWEST_TEXTS, Corpus, default_
 from headwaiter_export.quantization.judge import Quality
 from headwaiter_export.quantization.products import Site, find_sites, matrix
 from headwaiter_export.quantization.rewrite import rewritten
-from headwaiter_export.quantization.saturation import SATURATES, may_saturate
 from headwaiter_export.quantization.selection import Plans, choose, worthwhile
 from headwaiter_export.quantization.smoothing import plan_for
+from headwaiter_export.quantization.vnni import SLOWER, lacks_vnni
 from headwaiter_export.runtime import Graph
 from headwaiter_export.spec import GraphSpec
 from headwaiter_export.texts import read_lines
@@ -138,8 +138,8 @@ def make_variant(source: Source, wishes: Wishes, progress: Progress) -> bundle_p
         speedup=speedup(source.fp32, variant, next(iter(certifying.values()))),
         max_run_tokens=0 if source.form.goes_on else RUN_TOKENS,
     )
-    if wishes.weight_bits == 8 and may_saturate():  # noqa: PLR2004 (the number of bits that int8 is named for)
-        progress.note(SATURATES)
+    if lacks_vnni():
+        progress.note(SLOWER)
     bounds.check(certificate)
     seen = max(point.max_batch_diff for point in points)
     return bundle_pb2.Variant(

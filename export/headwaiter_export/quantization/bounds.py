@@ -79,7 +79,7 @@ class Wishes:
 
     Attributes:
         bounds: What it must reach.
-        weight_bits: 8, or 7 for processors whose products may saturate.
+        weight_bits: 8, or 7 for processors without VNNI.
         texts: File of texts to choose and to certify on, one a line; None takes `corpus.default_corpus`.
     """
 

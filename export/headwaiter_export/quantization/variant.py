@@ -22,9 +22,9 @@ from headwaiter_export.quantization.corpus import FEWEST_TEXTS, corpus_of, defau
 from headwaiter_export.quantization.judge import RUN_TOKENS, Judge, Quality
 from headwaiter_export.quantization.products import find_sites, matrix
 from headwaiter_export.quantization.rewrite import rewritten
-from headwaiter_export.quantization.saturation import SATURATES, may_saturate
 from headwaiter_export.quantization.selection import Plans, choose, worthwhile
 from headwaiter_export.quantization.smoothing import plan_for
+from headwaiter_export.quantization.vnni import SLOWER, lacks_vnni
 from headwaiter_export.runtime import Graph
 from headwaiter_export.spec import GraphSpec
 from headwaiter_export.tracing import write_model
@@ -112,8 +112,8 @@ def make_variant(source: Source, wishes: Wishes, progress: Progress) -> bundle_p
         # Attention adds up its values in blocks of some hundreds of tokens; a run of more may round otherwise.
         max_run_tokens=RUN_TOKENS if source.judge.layout.kind == bundle_pb2.GRAPH_KIND_PACKED else 0,
     )
-    if wishes.weight_bits == 8 and may_saturate():  # noqa: PLR2004 (the number of bits that int8 is named for)
-        progress.note(SATURATES)
+    if lacks_vnni():
+        progress.note(SLOWER)
     wishes.bounds.check(certificate)
     allowed = wishes.bounds.batch_difference
     return bundle_pb2.Variant(

@@ -1,4 +1,4 @@
-"""Whether this processor may get int8 products wrong."""
+"""Whether this processor multiplies int8 at its full speed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import platform
 from pathlib import Path
 from typing import Final
 
-SATURATES: Final = (
-    "int8: this processor has no VNNI and may saturate products; the certificate says what it computed."
-    " Weights of 7 bits (--int8-weight-bits 7) cannot saturate"
-)
+SLOWER: Final = "int8: this processor has no VNNI; with it, int8 gains more speed"
 
 _INFO: Final = Path("/proc/cpuinfo")
 _X86: Final = frozenset({"x86_64", "AMD64"})
-_EXACT: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8"})
+_VNNI: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8"})
 
 
-def may_saturate(machine: str | None = None, info: Path = _INFO) -> bool:
+def lacks_vnni(machine: str | None = None, info: Path = _INFO) -> bool:
     """True on an x86 processor that does not say it has VNNI.
 
     There uint8 x int8 products are added in pairs in 16 bits, which hold any pair of 7-bit weights but not of 8-bit
-    ones: large weights beside large activations come out too small.
+    ones. Where weights have 8 bits onnxruntime is told to multiply in a wider and slower way: see `runtime`.
 
     Args:
         machine: Architecture; None asks the platform.
@@ -32,4 +29,4 @@ def may_saturate(machine: str | None = None, info: Path = _INFO) -> bool:
         words = set(info.read_text(encoding="utf-8", errors="replace").split())
     except OSError:
         return True
-    return not words & _EXACT
+    return not words & _VNNI
