@@ -10,8 +10,8 @@ import pytest
 import torch
 from headwaiter_export import export_module
 from headwaiter_server.lifecycle.building import build_model
-from headwaiter_server.lifecycle.planning import TensorSubject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import TensorSubject
 from headwaiter_server.model.contract import Graph
 from headwaiter_server.model.onnx import OnnxGraph
 from headwaiter_server.model.tensors import rows_of

@@ -29,7 +29,7 @@ from e2e.process import ServerProcess, running_server  # noqa: E402 - after the 
 from headwaiter_server.__main__ import main as serve  # noqa: E402
 from headwaiter_server.encoding import Encoding  # noqa: E402
 from headwaiter_server.lifecycle.building import BuiltModel, build_model  # noqa: E402
-from headwaiter_server.lifecycle.planning import Subject, TensorSubject  # noqa: E402
+from headwaiter_server.lifecycle.subject import Subject, TensorSubject  # noqa: E402
 from headwaiter_server.model.contract import Cancellation, EncoderModel, FloatArray  # noqa: E402
 from unit.server.test_load_encoder import Made  # noqa: E402
 

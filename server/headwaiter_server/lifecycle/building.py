@@ -26,8 +26,8 @@ from headwaiter_server.lifecycle.golden import check_encoder
 from headwaiter_server.lifecycle.golden_generation import check_generation
 from headwaiter_server.lifecycle.manifest import check_manifest, check_names
 from headwaiter_server.lifecycle.model_config import ModelSetup, read_setup
-from headwaiter_server.lifecycle.planning import Subject, TensorSubject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import Subject, TensorSubject
 from headwaiter_server.lifecycle.tensors import build_tensors
 from headwaiter_server.log import get_logger
 from headwaiter_server.model.bundle import MANIFEST_FILE, Bundle, digest_of_bundle, read_bundle

@@ -10,7 +10,7 @@ import numpy as np
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError, InvalidRequestError
 from headwaiter_server.lifecycle.building import BuiltModel
-from headwaiter_server.lifecycle.planning import Subject, TensorSubject
+from headwaiter_server.lifecycle.subject import Subject, TensorSubject
 from headwaiter_server.model.generation import CHUNK_TOKENS, GenerationModel, GenerationRows
 from headwaiter_server.tokenizer import TextTokenizer
 

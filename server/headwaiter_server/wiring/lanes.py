@@ -8,7 +8,7 @@ from headwaiter_server.batching.lane import BatchLane, EncoderLane, TensorLane
 from headwaiter_server.batching.sharing import LikeTensors
 from headwaiter_server.config import ServerSettings
 from headwaiter_server.generation.lane import GenerationLane
-from headwaiter_server.lifecycle.planning import TensorSubject
+from headwaiter_server.lifecycle.subject import TensorSubject
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.model.contract import BatchModel, EncoderModel, Source, Values, Wanted

@@ -19,9 +19,10 @@ from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.lifecycle.generation_plan import GenerationPlan, plan_generation
 from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare, memory_limit_bytes, resident_bytes
-from headwaiter_server.lifecycle.planning import Beside, EncoderPlan, Planner, Subject, TensorSubject
+from headwaiter_server.lifecycle.planning import Beside, EncoderPlan, Planner
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.signature import signature_of
+from headwaiter_server.lifecycle.subject import Subject, TensorSubject
 from headwaiter_server.metrics import Metrics, definitions
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.model.cached import CachedModel

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from headwaiter_server.lifecycle.building import BuiltModel, build_model
-from headwaiter_server.lifecycle.planning import TensorSubject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import TensorSubject
 from headwaiter_server.model.contract import Graph, Signature, TensorSpec
 from headwaiter_server.model.onnx import OnnxGraph
 from headwaiter_server.model.tensors import TensorModel

@@ -11,8 +11,8 @@ import pytest
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.lifecycle.building import build_model
-from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.model.contract import EncoderModel
 from headwaiter_server.model.encoder import Head, PackedEncoder, PaddedEncoder
 from headwaiter_server.model.onnx import OnnxGraph

@@ -16,8 +16,8 @@ from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import build_model
 from headwaiter_server.lifecycle.catalog import task_name
-from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.model.contract import EncoderModel
 from headwaiter_server.model.onnx import OnnxGraph
 from numpy.typing import NDArray

@@ -10,8 +10,9 @@ from headwaiter_server.config import ServerSettings
 from headwaiter_server.lifecycle.building import build_model
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.memory import MemoryPlan
-from headwaiter_server.lifecycle.planning import Planner, Subject
+from headwaiter_server.lifecycle.planning import Planner
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
 

@@ -16,7 +16,8 @@ from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.memory import TRIAL_PROCESS_BYTES, MemoryPlan
 from headwaiter_server.lifecycle.plan import CalibrationPlan
-from headwaiter_server.lifecycle.planning import Beside, Planner, Subject
+from headwaiter_server.lifecycle.planning import Beside, Planner
+from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import EncoderModel, FloatArray, Graph
 from headwaiter_server.scheduling.cost import PackedCost

@@ -13,8 +13,8 @@ from google.protobuf import json_format
 from headwaiter_proto.v1 import bundle_pb2
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import digest_of
-from headwaiter_server.lifecycle.planning import TensorSubject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import TensorSubject
 from headwaiter_server.model.contract import Array, TensorSpec
 
 from .tensor_graphs import built, centred, doubled

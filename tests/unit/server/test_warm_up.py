@@ -12,8 +12,8 @@ from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.building import BuiltModel, build_model
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.plan import CalibrationPlan
-from headwaiter_server.lifecycle.planning import Subject
 from headwaiter_server.lifecycle.repository import BundleLocation
+from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.lifecycle.trying import NO_MEMORY, REFUSED, SAID, TRIED, try_model
 from headwaiter_server.lifecycle.warm_up import warm_up
 from headwaiter_server.model.cached import CachedRows
