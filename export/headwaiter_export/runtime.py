@@ -8,6 +8,7 @@ from typing import Any
 
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as _NotImplemented
 
 from headwaiter_export.errors import GraphRejectedError, NameClashError
 
@@ -31,17 +32,8 @@ class Graph:
             GraphRejectedError: onnxruntime does not load it.
         """
         self.file_name = path.name
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = (
-            4  # what goes wrong is raised as well, warnings are about fusions that did not apply
-        )
-        # Small work: threads that wait for one another, spinning, cost more than they bring on a busy machine.
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # As the server does: without it, x86 processors that lack VNNI get sums of large int8 products wrong.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self.session = _session(path.read_bytes())
         except Exception as error:
             message = first_line(error)
             if "Duplicate definition" in message:
@@ -68,3 +60,23 @@ class Graph:
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or else its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    # As the server does: on x86 processors that lack VNNI, sums of large int8 products would be wrong without it, and
+    # graphs with int8 activations, which are exact anyway, do not load with it.
+    try:
+        return _built(graph, exact_products=True)
+    except _NotImplemented:
+        return _built(graph, exact_products=False)
+
+
+def _built(graph: bytes, *, exact_products: bool) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # What goes wrong is raised as well, and warnings are about fusions that did not apply.
+    options.log_severity_level = 4
+    # Small work: threads that wait for one another, spinning, cost more than they bring on a busy machine.
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact_products)))
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -28,7 +28,7 @@ from headwaiter_server.metrics.loop_lag import LoopLag
 from headwaiter_server.metrics.rendering import Renderer
 from headwaiter_server.metrics.sampling import Sampler
 from headwaiter_server.metrics.situation import Situation
-from headwaiter_server.model.onnx import RUNTIME_VERSION
+from headwaiter_server.model.session import RUNTIME_VERSION
 from headwaiter_server.pipeline import Pipeline, ResponseCache
 from headwaiter_server.rpc.edge import Edge
 from headwaiter_server.rpc.inference import SERVICE_NAME, InferenceService

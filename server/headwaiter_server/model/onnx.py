@@ -1,19 +1,13 @@
-"""onnxruntime. No other file imports it."""
+"""Runs in onnxruntime. Beside the file that opens its sessions, no other imports it."""
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
-
-# What a server computes is nobody else's business. Where this is not said before the import, newer runtimes open a
-# file in the user's cache folder, and start a thread that outlives every session.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
@@ -22,40 +16,15 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument as _Inva
 from headwaiter_server.errors import BundleError
 from headwaiter_server.model.contract import Array, Cancellation, FloatArray, GraphTensor, RefusedInputError
 from headwaiter_server.model.datatypes import BF16, BY_NAME, BYTES
+from headwaiter_server.model.session import RUNTIME_VERSION, open_session
 from headwaiter_server.pacing import paced
-
-RUNTIME_VERSION: str = onnxruntime.__version__
-
-_FATAL_ONLY = 4
-# How long a thread that shares a run looks for its part of the next layer before it goes to sleep, in microseconds: a
-# wake-up costs as much as a layer of a short text. Measured with MiniLM on 2 cores: 100 takes a fifth less time for 8
-# to 64 tokens than none; more than 300 brings nothing.
-_SPIN_US = 300
-# Runtimes before this one know no bound, and would go on for milliseconds after the run.
-_BOUNDS_SPINNING = tuple(int(part) for part in RUNTIME_VERSION.split(".")[:2]) >= (1, 26)
 
 # How often a run gives back what the arena holds and no run uses. No two mixes of texts are alike, and what it keeps
 # for one hardly fits the next: it would grow for hours, ever more slowly, and keep what a single large run has taken.
 _TRIM_SECONDS = 10.0
 _TRIM = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 
-# x86 processors without VNNI add products of 8 bits in pairs in 16 bits, which large ones exceed: the sums come out too
-# small. This has the runtime multiply there in a way that is exact, and changes nothing anywhere else.
-_EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-
 _BF16, _BYTES = BY_NAME[BF16], BY_NAME[BYTES]
-# Where a graph made of bytes is to look for the files it names, so that it finds none but those it is given.
-_NO_FOLDER = os.devnull
-
-# Every graph that names files with weights has this word in it.
-_FILE_WORD = b"location"
-
-# Runtimes that do not know that variable are told so.
-onnxruntime.disable_telemetry_events()
-
-
-# Under which a graph is given to onnxruntime; means nothing to anybody else.
-_MEMORY_FILE = re.compile(r"/proc/self/fd/\d+")
 
 
 class OnnxGraph:
@@ -96,29 +65,7 @@ class OnnxGraph:
         Raises:
             BundleError: onnxruntime refuses the graph.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads that spin take the processor from the other workers and from gRPC.
-        spin = alone and _BOUNDS_SPINNING
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-        if spin:
-            options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
-        options.add_session_config_entry(*_EXACT_PRODUCTS)
-        # A pattern of memory is kept for each shape that ever ran, and every mix of texts is a new one: without them
-        # the arena stays as large as the largest run has made it, and runs are as fast.
-        options.enable_mem_pattern = False
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-        if files:
-            _give(options, files)
-        build = partial(_session if files else _session_beside_others, graph, options)
-        try:
-            opened = cls(paced(build))
-        except Exception as error:
-            # onnxruntime has a class for each of its status codes, and only RuntimeError's ancestors in common.
-            reason = _MEMORY_FILE.sub("it", str(error))
-            raise BundleError(f"onnxruntime cannot load {name}", reason) from error
+        opened = cls(open_session(name, graph, threads, alone=alone, files=files))
         if opened._bf16 and not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
             raise BundleError(f"{name} takes or gives BF16, which onnxruntime {RUNTIME_VERSION} cannot be given")
         # What runs with BF16 has no texts, and what runs with texts gives no BF16.
@@ -209,57 +156,9 @@ class OnnxBinding:
         return self._values[where]
 
 
-def _session(graph: bytes | str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _session_beside_others(graph: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session that is built without holding up others, where that can be had.
-
-    From bytes the runtime reads a graph with the interpreter lock held, for a hundred milliseconds where it has 90 MB,
-    and the session keeps the bytes for good. From a file it does neither: so the bytes become a file in memory that
-    nobody else can reach. A graph that may name further files is left as it is, because beside such a file it would
-    find all that this process has open.
-    """
-    if not hasattr(os, "memfd_create") or _names_files(graph):
-        return _session(graph, options)
-    with os.fdopen(os.memfd_create("graph"), "wb", buffering=0) as file:
-        path = f"/proc/self/fd/{file.fileno()}"
-        try:
-            written, left = 0, memoryview(graph)
-            while written < len(graph):
-                written += file.write(left[written:])
-        except OSError:  # there is a limit on the size of files
-            return _session(graph, options)
-        return _session(path if os.path.exists(path) else graph, options)  # noqa: PTH110 - it is no real path
-
-
-def _names_files(graph: bytes) -> bool:
-    # The C library's search, as Python's own holds the interpreter lock.
-    search = getattr(ctypes.CDLL(None), "memmem", None)
-    if search is None:
-        return _FILE_WORD in graph
-    search.restype = ctypes.c_void_p
-    sizes = ctypes.c_size_t(len(graph)), ctypes.c_size_t(len(_FILE_WORD))
-    return search(ctypes.c_char_p(graph), sizes[0], ctypes.c_char_p(_FILE_WORD), sizes[1]) is not None
-
-
 def _tensor(node: Any, *, optional: bool = False) -> GraphTensor:  # noqa: ANN401 - onnxruntime types it so
     shape = tuple(None if axis is None or axis == "" else axis for axis in node.shape)
     return GraphTensor(node.name, node.type, shape, optional)
-
-
-def _give(options: onnxruntime.SessionOptions, files: Mapping[str, bytes]) -> None:
-    """Hand a graph its files from memory, so that it has the bytes that were checked.
-
-    Raises:
-        BundleError: This runtime is too old for it.
-    """
-    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-        raise BundleError(f"onnxruntime {RUNTIME_VERSION} does not take weights in files of their own from memory")
-    options.add_external_initializers_from_files_in_memory(
-        list(files), list(files.values()), [len(content) for content in files.values()]
-    )
 
 
 def _bits(value: onnxruntime.OrtValue) -> Array:

@@ -27,7 +27,8 @@ from headwaiter_server.metrics import Metrics, definitions
 from headwaiter_server.metrics.statistics import ModelCounts
 from headwaiter_server.model.cached import CachedModel
 from headwaiter_server.model.contract import Graph
-from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
+from headwaiter_server.model.onnx import OnnxGraph
+from headwaiter_server.model.session import RUNTIME_VERSION
 from headwaiter_server.pipeline import ResponseCache
 from headwaiter_server.scheduling.dispatcher import Dispatcher, Lane
 from headwaiter_server.scheduling.forecast import Forecast, ModelForecast

@@ -14,7 +14,8 @@ from headwaiter_server.lifecycle.planning import Planner
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.metrics import Metrics
-from headwaiter_server.model.onnx import RUNTIME_VERSION, OnnxGraph
+from headwaiter_server.model.onnx import OnnxGraph
+from headwaiter_server.model.session import RUNTIME_VERSION
 
 from .test_load_encoder import LENGTHS, Made
 from .test_manifest_encoder import PACKED, PADDED
