@@ -34,7 +34,7 @@ _OPTIONS: Final = (
         type=click.Choice(["8", "7"]),
         default="8",
         show_default=True,
-        help="7 is a little faster and less exact on x86 processors without VNNI, and no faster elsewhere.",
+        help="7 is faster and less exact on x86 processors without VNNI, for which it is meant.",
     ),
     click.option(
         "--int8-mean-cosine",

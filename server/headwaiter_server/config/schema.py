@@ -194,7 +194,8 @@ class ServerSettings(BaseSettings):
     lone_run_threads: AutoCount = Field(
         default=AUTO,
         description="Threads of a run that has the server to itself. auto is all processors where calibration finds "
-        "that faster; 1 never does. Left out where a second copy of the model's weights has no room.",
+        "that faster; 1 never does. Left out where a second copy of the model's weights and the largest runs do not "
+        "fit below the memory limit together.",
     )
     batching: Batching = Field(
         default="auto",

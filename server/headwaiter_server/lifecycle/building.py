@@ -234,6 +234,7 @@ def _subject(location: BundleLocation, bundle: Bundle, model: EncoderModel) -> S
         build=partial(build_encoder, bundle.manifest, bundle.variant),
         longest_tokens=bundle.manifest.limits.max_source_tokens,
         make_text=lambda tokens: Encoding((ids * tokens)[:tokens]),
+        most_tokens=bundle.variant.quantization.max_run_tokens or None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -80,7 +80,6 @@ class Calibrator:
     def measure(
         self,
         model: _Model,
-        lone_model: _Model | None,
         longest_tokens: int,
         make_text: MakeText,
         asked: Asked = _TEXTS,
@@ -89,7 +88,6 @@ class Calibrator:
 
         Args:
             model: The model, with the threads that each run has.
-            lone_model: The same with all threads; None if there are no more.
             longest_tokens: Longest text that it takes.
             make_text: A text of so many tokens.
             asked: What is asked of it.
@@ -116,16 +114,13 @@ class Calibrator:
             MemorySample(each.rows * each.longest if not model.packed else each.tokens, each.longest, size_bytes)
             for each, size_bytes in zip(samples, grown, strict=False)
         )
-        lone = () if lone_model is None else self._measure_lone(model, lone_model, longest_tokens, make_text, asked)
         cost = fit_packed(samples) if model.packed else fit_padded(samples)
         largest = max(each.tokens for each in memory)
         budget = _knee_of_rows(cost, largest, asked) if asked.rows else knee_tokens(cost, largest)
         return CalibrationPlan(
             cost=cost,
             budget_tokens=budget,
-            lone_tokens=_lone_tokens(lone),
             samples=samples,
-            lone_samples=lone,
             memory_samples=memory,
         )
 
@@ -136,9 +131,28 @@ class Calibrator:
                 last = each.tokens - each.longest * (each.rows - 1)
                 self._time(model, [make_text(tokens) for tokens in [each.longest] * (each.rows - 1) + [last]], asked)
 
-    def _measure_lone(
-        self, model: _Model, lone_model: _Model, longest_tokens: int, make_text: MakeText, asked: Asked
-    ) -> tuple[LoneSample, ...]:
+    def measure_lone(
+        self,
+        plan: CalibrationPlan,
+        model: _Model,
+        lone_model: _Model,
+        longest_tokens: int,
+        make_text: MakeText,
+        asked: Asked = _TEXTS,
+    ) -> CalibrationPlan:
+        """Find from how many tokens on all threads pay for a run that has the server to itself.
+
+        Args:
+            plan: What `measure` found.
+            model: The model, with the threads that each run has.
+            lone_model: The same with all threads.
+            longest_tokens: Longest text that it takes.
+            make_text: A text of so many tokens.
+            asked: What is asked of it.
+
+        Returns:
+            The plan with what was found.
+        """
         if asked.rows:
             sizes = [sum(shape) for shape in _row_shapes(longest_tokens, joined=False)]
         else:
@@ -148,10 +162,11 @@ class Calibrator:
             partial(self._time, each, [make_text(tokens)], asked) for tokens in sizes for each in (model, lone_model)
         ]
         seconds = _take_turns(measures, _LONE_SECONDS)
-        return tuple(
+        samples = tuple(
             LoneSample(tokens, one, all_threads)
             for tokens, one, all_threads in zip(sizes, seconds[::2], seconds[1::2], strict=False)
         )
+        return replace(plan, lone_tokens=_lone_tokens(samples), lone_samples=samples)
 
     def _time(self, model: _Model, texts: Sequence[Any], asked: Asked) -> float:
         started = self.clock()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from headwaiter_server.log import get_logger
 _log = get_logger(__name__)
 
 # Changed whenever figures of older files would be misread, or should be measured again.
-_FORMAT = 1
+_FORMAT = 2
 _NAME_DIGITS = 16
 _PLAN = TypeAdapter(CalibrationPlan)
 
@@ -49,6 +49,11 @@ class CalibrationKey:
     threads: int
     lone_threads: int
     graph_sha256: str
+
+    @property
+    def without_lone_runs(self) -> CalibrationKey:
+        """The same where a run that has the server to itself never gets more threads."""
+        return replace(self, lone_threads=self.threads)
 
     @property
     def file_name(self) -> str:

@@ -15,7 +15,7 @@ _GUESSED_FIXED_SECONDS = 1e-3
 _GUESSED_BUDGET_TOKENS = 128
 
 # Of what the largest runs that were tried took: smaller ones tell nothing of still larger ones.
-_TELLING_PART = 0.25
+_TELLING_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,15 @@ class CalibrationPlan:
             return 0.0
         return fmean(abs(self.cost.of_run(s.rows, s.longest, s.tokens) / s.seconds - 1) for s in self.samples)
 
-    def run_bytes(self, longest_tokens: int) -> int:
+    def run_bytes(self, longest_tokens: int, most_tokens: int | None = None, *, attending: bool = True) -> int:
         """Memory that the largest runs take, one on each worker: at the budget, or of the longest text; 0 if unknown.
 
         Args:
             longest_tokens: Of a text.
+            most_tokens: Tokens of several texts that the model takes at a time, however large the budget; None for any
+                number.
+            attending: Whether tokens may attend to one another. The rows of a model of tensors that may share a run
+                leave one another alone.
         """
         most = max((each.size_bytes for each in self.memory_samples), default=0)
         # Smaller ones fit mostly into what the process held already when it was measured, and say little.
@@ -95,17 +99,25 @@ class CalibrationPlan:
 
         def pairs(tokens: int, longest: int) -> int:
             """Attention holds a number for each pair of tokens: of a packed run, or of each row of a padded one."""
+            if not attending:
+                return tokens
             return tokens * (tokens if packed else longest)
 
         # What was held is counted off.
         features = [(-1.0, each.tokens, pairs(each.tokens, each.longest)) for each in telling]
         held, linear, quadratic = fit_terms(features, [each.size_bytes for each in telling])
-        tokens = max(self.budget_tokens, longest_tokens)
-        fitted = linear * tokens + quadratic * pairs(tokens, longest_tokens) - held
-        # Beyond what was tried it grows with the pairs at most: which part of it does cannot be told from few sizes.
-        tried = telling[-1]
-        growth = pairs(tokens, longest_tokens) / pairs(tried.tokens, tried.longest)
-        bound = tried.size_bytes * growth if growth > 1 else 0.0
+        budget = self.budget_tokens if most_tokens is None else min(self.budget_tokens, most_tokens)
+        tokens = max(budget, longest_tokens)
+        most_pairs = pairs(tokens, longest_tokens)
+        fitted = linear * tokens + quadratic * most_pairs - held
+        # Beyond what was tried it grows as between the last two sizes at most, counted by what grows faster: which part
+        # of it comes from the pairs cannot be told from few sizes. What was held is in neither of them.
+        sizes = [(each.tokens, pairs(each.tokens, each.longest), each.size_bytes) for each in self.memory_samples]
+        tried = max(sizes)
+        smaller = [each for each in sizes if each[0] < tried[0] and each[1] < tried[1]]
+        before = max(smaller, default=(0, 0, 0))
+        growth = max((tokens - tried[0]) / (tried[0] - before[0]), (most_pairs - tried[1]) / (tried[1] - before[1]))
+        bound = tried[2] + growth * (tried[2] - before[2]) if growth > 0 else 0.0
         return round(max(fitted, bound, *(each.size_bytes for each in telling if each.tokens <= tokens), 0))
 
 

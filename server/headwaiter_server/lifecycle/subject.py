@@ -29,6 +29,8 @@ class Subject:
         build: Makes the model of its graph, opened.
         longest_tokens: Longest text that it takes.
         make_text: A text of so many tokens.
+        most_tokens: Tokens of several texts that the model takes at a time, in parts if there are more; None for any
+            number.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Subject:
     build: Callable[[Graph], AnyModel]
     longest_tokens: int
     make_text: MakeText
+    most_tokens: int | None = None
 
     @property
     def asked(self) -> Asked:
@@ -61,8 +64,8 @@ class TensorSubject(Subject):
         runs: Whether it runs on what `make_text` gives.
     """
 
-    signature: Signature
-    setup: ModelSetup
+    signature: Signature = field(kw_only=True)
+    setup: ModelSetup = field(kw_only=True)
     files: Mapping[str, bytes] = field(default_factory=dict)
     runs: bool = True
 

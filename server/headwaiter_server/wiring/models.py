@@ -18,8 +18,9 @@ from headwaiter_server.lifecycle.building import BuiltModel, build_model
 from headwaiter_server.lifecycle.calibration import Calibrator
 from headwaiter_server.lifecycle.catalog import ServedModel
 from headwaiter_server.lifecycle.generation_plan import GenerationPlan, plan_generation
+from headwaiter_server.lifecycle.learning import Beside
 from headwaiter_server.lifecycle.memory import MemoryPlan, MemoryShare, memory_limit_bytes, resident_bytes
-from headwaiter_server.lifecycle.planning import Beside, EncoderPlan, Planner
+from headwaiter_server.lifecycle.planning import EncoderPlan, Planner
 from headwaiter_server.lifecycle.repository import BundleLocation
 from headwaiter_server.lifecycle.signature import signature_of
 from headwaiter_server.lifecycle.subject import Subject, TensorSubject

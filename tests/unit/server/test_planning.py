@@ -14,9 +14,10 @@ from headwaiter_server.config import ServerSettings
 from headwaiter_server.encoding import Encoding
 from headwaiter_server.errors import BundleError
 from headwaiter_server.lifecycle.calibration import Calibrator
+from headwaiter_server.lifecycle.learning import Beside
 from headwaiter_server.lifecycle.memory import TRIAL_PROCESS_BYTES, MemoryPlan
 from headwaiter_server.lifecycle.plan import CalibrationPlan
-from headwaiter_server.lifecycle.planning import Beside, Planner
+from headwaiter_server.lifecycle.planning import Planner
 from headwaiter_server.lifecycle.subject import Subject
 from headwaiter_server.metrics import Metrics
 from headwaiter_server.model.contract import EncoderModel, FloatArray, Graph
@@ -28,6 +29,7 @@ from .engines import CostlyEncoder, ThreadClock
 
 TRUE = PackedCost(0.001, 0.0003, 2e-7)
 RUNTIME = "1.2.3"
+SESSION_BYTES = 90_000_000
 
 
 class NoGraph:
@@ -47,11 +49,11 @@ class LargeGraph(bytes):
         return 1_000_000_000
 
 
-class HalfOfSession(bytes):
-    """A graph of 45 MB, as far as its length says."""
+class SessionSized(bytes):
+    """A graph as large as its session, as far as its length says."""
 
     def __len__(self) -> int:
-        return 45_000_000
+        return SESSION_BYTES
 
 
 class Bench:
@@ -156,9 +158,9 @@ def test_what_the_figures_depend_on_is_measured_anew(
     elif change == "threads":
         settings = {"threads_per_run": 2}
     elif change == "processors":
-        monkeypatch.setattr("headwaiter_server.lifecycle.planning.describe_cpus", lambda: "2 of another kind")
+        monkeypatch.setattr("headwaiter_server.lifecycle.learning.describe_cpus", lambda: "2 of another kind")
     elif change == "headwaiter":
-        monkeypatch.setattr("headwaiter_server.lifecycle.planning.version", lambda package: f"next {package}")
+        monkeypatch.setattr("headwaiter_server.lifecycle.learning.version", lambda package: f"next {package}")
     else:
         monkeypatch.setattr(f"{__name__}.RUNTIME", "1.2.4")
     again.plan(**settings)
@@ -246,7 +248,7 @@ def test_cache_folder_of_the_settings_is_the_only_one(models: Path, user_cache: 
         lambda text: text[:100],
         lambda text: "",
         lambda text: "[1, 2]",
-        lambda text: text.replace('"format": 1', '"format": 2'),
+        lambda text: text.replace('"format": 2', '"format": 1'),
         lambda text: text.replace('"budget_tokens": ', '"budget_tokens": -'),
         lambda text: text.replace('"fixed": ', '"fixed": 1e999, "was": '),
         lambda text: text.replace('"fixed": ', '"fixed": "x", "was": '),
@@ -361,22 +363,22 @@ def test_model_that_does_not_fit_is_refused(models: Path) -> None:
 
 @pytest.mark.parametrize("remembered", [False, True])
 def test_session_for_lone_runs_is_no_room_for_others(models: Path, *, remembered: bool) -> None:
-    """A second session's memory comes on top of what the largest runs take, measured now or before; they come first."""
+    """A second session's memory and its runs come on top of what the largest runs take, which come first."""
     largest = {"max_batch_tokens": 2048}  # of which calibration tries a quarter
-    run_bytes = Bench(models).plan(**largest)[0].run_bytes(256)
-    session_bytes = 90_000_000
-    needed_bytes = 100_000_000 + session_bytes + run_bytes + TRIAL_PROCESS_BYTES
-    for spare_bytes in (-session_bytes // 2, session_bytes // 2):
-        bench = Bench(
-            models, limit_bytes=needed_bytes + spare_bytes, session_bytes=session_bytes, graph=HalfOfSession()
-        )
-        if remembered:
-            Bench(models, graph=bench.graph).plan(**largest)
-        plan, lone_model = bench.plan(calibration="on" if remembered else "fresh", **largest)
-        assert (lone_model is None) == (plan.lone_tokens is None) == (spare_bytes < 0)
-        # What was opened to be measured is given up again.
-        assert bench.opened == ([] if remembered and spare_bytes < 0 else [2])
-        assert bench.measured != remembered
+    plan = Bench(models).plan(**largest)[0]
+    run_bytes, lone_bytes = plan.run_bytes(256), replace(plan, budget_tokens=256).run_bytes(256) // 2
+    needed_bytes = 100_000_000 + SESSION_BYTES + run_bytes + lone_bytes + TRIAL_PROCESS_BYTES
+    if remembered:
+        Bench(models, graph=SessionSized()).plan(**largest)
+    for spare_bytes in (-lone_bytes // 2, lone_bytes // 2):
+        # What a start decides, the next one decides as well: what it has measured is in neither's way.
+        for first in (True, False):
+            limit_bytes = needed_bytes + spare_bytes
+            bench = Bench(models, limit_bytes=limit_bytes, session_bytes=SESSION_BYTES, graph=SessionSized())
+            plan, lone_model = bench.plan(calibration="fresh" if first and not remembered else "on", **largest)
+            assert (lone_model is None) == (plan.lone_tokens is None) == (spare_bytes < 0)
+            assert bench.opened == ([] if spare_bytes < 0 else [2])
+            assert bench.measured == (first and not remembered)
 
 
 @pytest.mark.parametrize("threads", ["auto", 2])
@@ -392,7 +394,9 @@ def test_lone_runs_are_left_out_where_a_second_session_has_no_room(
         bench = Bench(models, graph=graph, limit_bytes=tight)
         plan, lone_model = bench.plan(lone_run_threads=threads)
     assert (plan.lone_tokens, lone_model, bench.opened) == (None, None, [])
-    assert {each["model"] for each in logs if each["event"] == "lone_runs_left_out"} == {"m"}
+    (said,) = [each for each in logs if each["event"] == "lone_runs_left_out"]
+    assert (said["model"], said["limit_bytes"]) == ("m", tight)
+    assert said["needed_bytes"] >= 2 * len(graph)
     assert bench.measured != remembered
     # What was measured without them is remembered, too, and hides nothing where there is room.
     again, roomy = Bench(models, graph=graph, limit_bytes=tight), Bench(models, graph=graph, limit_bytes=ample)
