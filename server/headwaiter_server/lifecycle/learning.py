@@ -44,7 +44,7 @@ class Learned:
 
     Attributes:
         plan: How it runs.
-        taken_bytes: Memory that its runs have taken by now.
+        taken_bytes: Memory that its runs beside others have taken by now.
         key: What it is to be remembered by; None if it is, or should not be.
         seconds: What measuring took; None if it was before.
     """
@@ -125,12 +125,13 @@ class Learner:
             # As where nobody asks for them: nothing is learned of lone runs.
             key = key.without_lone_runs
         else:
-            began, held_bytes = self.calibrator.clock(), self.calibrator.resident()
+            began = self.calibrator.clock()
             plan = self.calibrator.measure_lone(
                 found.plan, subject.model, lone_model, subject.longest_tokens, subject.make_text, subject.asked
             )
-            taken_bytes = found.taken_bytes + max(0, self.calibrator.resident() - held_bytes)
-            found = Learned(plan, taken_bytes, key, (found.seconds or 0.0) + self.calibrator.clock() - began)
+            # What these took is not counted as taken: they are foretold in full, as their session may go again.
+            seconds = (found.seconds or 0.0) + self.calibrator.clock() - began
+            found = replace(found, plan=plan, seconds=seconds)
         if found.seconds is None:
             return found
         plan = found.plan
